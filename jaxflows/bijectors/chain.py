@@ -1,0 +1,234 @@
+"""Composition: ``chain`` of different layers, ``scan_chain`` of one layer repeated, compiled once whatever the depth."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, combine, describe, no_work
+
+
+@functools.cache
+def chain(*layers: Bijector) -> Bijector:
+    """layers[-1] o ... o layers[0], from data to latent. Parameters and paths are tuples, one entry a layer.
+
+    The path of a chain is ``(inner paths, points between the layers)``.
+    """
+    if not layers:
+        raise ValueError("expected at least one layer; got none")
+
+    def output_shape(shape: Shape) -> Shape:
+        for bijector in layers:
+            shape = bijector.output_shape(shape)
+        return shape
+
+    def init(key: jax.Array, shape: Shape) -> Params:
+        params = []
+        for k, bijector in zip(jax.random.split(key, len(layers)), layers, strict=True):
+            params.append(bijector.init(k, shape))
+            shape = bijector.output_shape(shape)
+        return tuple(params)
+
+    def transform(params: Params, u: jax.Array) -> jax.Array:
+        for p, bijector in zip(params, layers, strict=True):
+            u = bijector.transform(p, u)
+        return u
+
+    def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
+        info = no_work(v.dtype)
+        for p, bijector in zip(reversed(params), reversed(layers), strict=True):
+            v, this = bijector.invert(p, v)
+            info = combine(info, this)
+        return v, info
+
+    def forward(params: Params, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = jnp.zeros((), u.dtype)
+        for p, bijector in zip(params, layers, strict=True):
+            u, log_det = bijector.forward(p, u)
+            total = total + log_det
+        return u, total
+
+    def inverse(params: Params, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        total = jnp.zeros((), v.dtype)
+        for p, bijector in zip(reversed(params), reversed(layers), strict=True):
+            v, log_det = bijector.inverse(p, v)
+            total = total + log_det
+        return v, total
+
+    def estimate(key: jax.Array, estimator: Any, params: Params, u: jax.Array) -> tuple[jax.Array, LogDet]:
+        total = LogDet.exact(jnp.zeros((), u.dtype))
+        for k, p, bijector in zip(jax.random.split(key, len(layers)), params, layers, strict=True):
+            u, log_det = bijector.estimate(k, estimator, p, u)
+            total = total + log_det
+        return u, total
+
+    def trace(params: Params, u: jax.Array) -> tuple[jax.Array, Any]:
+        inner, points = [], []
+        for p, bijector in zip(params, layers, strict=True):
+            u, path = bijector.trace(p, u)
+            inner.append(path)
+            points.append(u)
+        return u, (tuple(inner), tuple(points[:-1]))
+
+    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
+        inner, points = list(path[0]), [*path[1], v]
+        for position, (p, bijector) in enumerate(zip(params, layers, strict=True)):
+            start = u if position == 0 else points[position - 1]
+            inner[position], points[position] = bijector.sweep_forward(
+                p, observation, start, inner[position], points[position]
+            )
+            observation = bijector.carry(observation)
+        return (tuple(inner), tuple(points[:-1])), points[-1]
+
+    def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+        carried = [observation]
+        for bijector in layers[:-1]:
+            carried.append(bijector.carry(carried[-1]))
+        inner, points = list(path[0]), [u, *path[1]]
+        for position in reversed(range(len(layers))):
+            end = v if position == len(layers) - 1 else points[position + 1]
+            inner[position], points[position] = layers[position].sweep_backward(
+                params[position], carried[position], end, inner[position], points[position]
+            )
+        return (tuple(inner), tuple(points[1:])), points[0]
+
+    def carry(observation: Any) -> Any:
+        for bijector in layers:
+            observation = bijector.carry(observation)
+        return observation
+
+    def carry_back(observation: Any) -> Any:
+        for bijector in reversed(layers):
+            observation = bijector.carry_back(observation)
+        return observation
+
+    def fit_to_data(params: Params, batch: jax.Array) -> Params:
+        fitted = []
+        for p, bijector in zip(params, layers, strict=True):
+            fitted.append(bijector.fit_to_data(p, batch))
+            batch = jax.vmap(functools.partial(bijector.transform, fitted[-1]))(batch)
+        return tuple(fitted)
+
+    def constrain(params: Params) -> Params:
+        return tuple(bijector.constrain(p) for p, bijector in zip(params, layers, strict=True))
+
+    def lipschitz(params: Params) -> jax.Array:
+        return jnp.max(jnp.stack([bijector.lipschitz(p) for p, bijector in zip(params, layers, strict=True)]))
+
+    return Bijector(
+        spec=describe("chain", layers=[json.loads(bijector.spec) for bijector in layers]),
+        blocks=sum(bijector.blocks for bijector in layers), init=init, output_shape=output_shape, transform=transform,
+        invert=invert, forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
+        sweep_backward=sweep_backward, carry=carry, carry_back=carry_back, fit_to_data=fit_to_data,
+        constrain=constrain, lipschitz=lipschitz,
+    )  # fmt: skip
+
+
+@functools.cache
+def scan_chain(body: Bijector, depth: int) -> Bijector:
+    """``depth`` copies of ``body``, each with its own parameters, run by `jax.lax.scan`: compile time is flat in depth.
+
+    Parameters have a leading axis of length depth. The path is ``(inner paths, all outputs but the last)``, both stacked.
+
+    Args:
+        body: a layer that keeps the event's shape and does not move its entries.
+        depth: number of copies, at least 1.
+    """
+    if depth < 1:
+        raise ValueError(f"expected depth >= 1; got {depth}")
+
+    def output_shape(shape: Shape) -> Shape:
+        if body.output_shape(shape) != shape:
+            raise ValueError(f"expected a layer that keeps the event's shape {shape}; got {body.output_shape(shape)}")
+        return shape
+
+    def init(key: jax.Array, shape: Shape) -> Params:
+        output_shape(shape)
+        return jax.vmap(lambda k: body.init(k, shape))(jax.random.split(key, depth))
+
+    def transform(params: Params, u: jax.Array) -> jax.Array:
+        return jax.lax.scan(lambda t, p: (body.transform(p, t), None), u, params)[0]
+
+    def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
+        def step(carry: Any, p: Params) -> tuple[Any, None]:
+            t, info = carry
+            t, this = body.invert(p, t)
+            return (t, combine(info, this)), None
+
+        return jax.lax.scan(step, (v, no_work(v.dtype)), params, reverse=True)[0]
+
+    def _accumulate(run: Any, start: jax.Array, params: Params, reverse: bool) -> tuple[jax.Array, jax.Array]:
+        def step(carry: Any, p: Params) -> tuple[Any, None]:
+            t, total = carry
+            t, log_det = run(p, t)
+            return (t, total + log_det), None
+
+        return jax.lax.scan(step, (start, jnp.zeros((), start.dtype)), params, reverse=reverse)[0]
+
+    def forward(params: Params, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _accumulate(body.forward, u, params, False)
+
+    def inverse(params: Params, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _accumulate(body.inverse, v, params, True)
+
+    def estimate(key: jax.Array, estimator: Any, params: Params, u: jax.Array) -> tuple[jax.Array, LogDet]:
+        def step(carry: Any, xs: Any) -> tuple[Any, None]:
+            t, total = carry
+            p, k = xs
+            t, log_det = body.estimate(k, estimator, p, t)
+            return (t, total + log_det), None
+
+        start = (u, LogDet.exact(jnp.zeros((), u.dtype)))
+        return jax.lax.scan(step, start, (params, jax.random.split(key, depth)))[0]
+
+    def trace(params: Params, u: jax.Array) -> tuple[jax.Array, Any]:
+        def step(t: jax.Array, p: Params) -> tuple[jax.Array, Any]:
+            t, path = body.trace(p, t)
+            return t, (path, t)
+
+        v, (inner, points) = jax.lax.scan(step, u, params)
+        return v, (inner, points[:-1])
+
+    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
+        def step(t: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
+            p, inner, guess = xs
+            inner, t = body.sweep_forward(p, observation, t, inner, guess)
+            return t, (inner, t)
+
+        points = jnp.concatenate([path[1], v[None]])
+        v, (inner, points) = jax.lax.scan(step, u, (params, path[0], points))
+        return (inner, points[:-1]), v
+
+    def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+        def step(t: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
+            p, inner, guess = xs
+            inner, t = body.sweep_backward(p, observation, t, inner, guess)
+            return t, (inner, t)
+
+        points = jnp.concatenate([u[None], path[1]])
+        u, (inner, points) = jax.lax.scan(step, v, (params, path[0], points), reverse=True)
+        return (inner, points[1:]), u
+
+    def fit_to_data(params: Params, batch: jax.Array) -> Params:
+        def step(t: jax.Array, p: Params) -> tuple[jax.Array, Params]:
+            p = body.fit_to_data(p, t)
+            return jax.vmap(functools.partial(body.transform, p))(t), p
+
+        return jax.lax.scan(step, batch, params)[1]
+
+    def constrain(params: Params) -> Params:
+        return jax.vmap(body.constrain)(params)
+
+    def lipschitz(params: Params) -> jax.Array:
+        return jnp.max(jax.lax.map(body.lipschitz, params))
+
+    return Bijector(
+        spec=describe("scan_chain", body=json.loads(body.spec), depth=depth), blocks=depth * body.blocks, init=init,
+        output_shape=output_shape, transform=transform, invert=invert, forward=forward, inverse=inverse,
+        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, carry=body.carry,
+        carry_back=body.carry_back, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
+    )  # fmt: skip

@@ -1,0 +1,71 @@
+"""The residual block v = u + h(u), Lip(h) < 1 (Behrmann et al. 2019; Chen et al. 2019)."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+
+from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, describe, layer
+from jaxflows.lipschitz import networks
+from jaxflows.lipschitz.networks import LipschitzNetwork
+from jaxflows.log_det.estimators import Estimator, exact_log_det
+from jaxflows.solvers.fixed_point import fixed_point
+
+
+@functools.cache
+def residual_dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: float = 0.95) -> Bijector:
+    """A fully connected residual block on the flattened event; options as `jaxflows.lipschitz.networks.dense`."""
+    network = networks.dense(hidden=hidden, activation=activation, coeff=coeff)
+    spec = describe("residual_dense", hidden=list(hidden), activation=activation, coeff=coeff)
+    return _residual(spec, network)
+
+
+@functools.cache
+def residual_conv(
+    *, channels: tuple[int, ...], kernels: tuple[int, ...] = (3, 1, 3), activation: str = "clipswish", coeff: float = 0.95
+) -> Bijector:
+    """A convolutional residual block on (height, width, channels); options as `jaxflows.lipschitz.networks.conv`."""
+    network = networks.conv(channels=channels, kernels=kernels, activation=activation, coeff=coeff)
+    spec = describe(
+        "residual_conv", channels=list(channels), kernels=list(kernels), activation=activation, coeff=coeff
+    )
+    return _residual(spec, network)
+
+
+def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
+    def init(key: jax.Array, shape: Shape) -> Params:
+        return network.init(key, shape)
+
+    def transform(params: Params, u: jax.Array) -> jax.Array:
+        return u + network.apply(params, u)
+
+    def step(args: Any, u: jax.Array) -> jax.Array:
+        params, v = args
+        return v - network.apply(params, u)
+
+    # |step(u) - u| = |v - transform(u)|: the fixed point's residual is the inversion's own
+    solve = fixed_point(step)
+
+    def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
+        return solve((params, v), v)
+
+    def log_det(params: Params, u: jax.Array) -> jax.Array:
+        return exact_log_det(lambda t: transform(params, t), u)
+
+    def estimate_log_det(key: jax.Array, estimator: Estimator, params: Params, u: jax.Array) -> LogDet:
+        return estimator(key, network.apply, network.coeff, params, u)
+
+    def forward_step(params: Params, u: jax.Array, v_guess: jax.Array) -> jax.Array:
+        del v_guess
+        return transform(params, u)
+
+    def backward_step(params: Params, v: jax.Array, u_guess: jax.Array) -> jax.Array:
+        return step((params, v), u_guess)
+
+    return layer(
+        spec=spec, init=init, transform=transform, invert=invert, log_det=log_det, estimate_log_det=estimate_log_det,
+        forward_step=forward_step, backward_step=backward_step, constrain=network.constrain,
+        lipschitz=network.certify, blocks=1,
+    )  # fmt: skip

@@ -1,0 +1,60 @@
+"""Squeeze: 2x2 neighbourhoods to channels (Dinh et al. 2017, RealNVP, Sec. 3.6). It only moves entries."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
+
+
+@functools.cache
+def squeeze(*, factor: int = 2) -> Bijector:
+    """(height, width, c) -> (height/f, width/f, f^2 c); log-determinant 0; an observation moves along.
+
+    Args:
+        factor: f, dividing height and width.
+    """
+    if factor < 2:
+        raise ValueError(f"expected a squeeze factor of at least 2; got {factor}")
+
+    def output_shape(shape: Shape) -> Shape:
+        if len(shape) != 3 or shape[0] % factor or shape[1] % factor:
+            raise ValueError(f"expected (height, width, channels) with sides divisible by {factor}; got {shape}")
+        return (shape[0] // factor, shape[1] // factor, shape[2] * factor**2)
+
+    def move(u: jax.Array) -> jax.Array:
+        height, width, channels = output_shape(u.shape)
+        t = u.reshape(height, factor, width, factor, u.shape[2])
+        return t.transpose(0, 2, 4, 1, 3).reshape(height, width, channels)
+
+    def move_back(v: jax.Array) -> jax.Array:
+        height, width, channels = v.shape
+        inner = channels // factor**2
+        t = v.reshape(height, width, inner, factor, factor)
+        return t.transpose(0, 3, 1, 4, 2).reshape(height * factor, width * factor, inner)
+
+    def init(key: jax.Array, shape: Shape) -> Params:
+        del key
+        output_shape(shape)
+        return {}
+
+    def transform(params: Params, u: jax.Array) -> jax.Array:
+        del params
+        return move(u)
+
+    def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
+        del params
+        return move_back(v), no_work(v.dtype)
+
+    def log_det(params: Params, u: jax.Array) -> jax.Array:
+        del params
+        return jnp.zeros((), u.dtype)
+
+    return layer(
+        spec=describe("squeeze", factor=factor), init=init, transform=transform, invert=invert, log_det=log_det,
+        output_shape=output_shape, carry=lambda observation: observation.moved(move, move_back),
+        carry_back=lambda observation: observation.moved(move_back, move),
+    )  # fmt: skip

@@ -1,0 +1,177 @@
+"""Networks h with a certified Lipschitz constant, the inside of a residual block u + h(u).
+
+    h = A_k o phi o A_{k-1} o ... o phi o A_1,   Lip(h) <= prod ||A_i||_2 <= coeff
+
+Each A_i is a matrix or a 'SAME'-padded convolution; phi is an activation of Lipschitz constant one. The constraint is
+kept by projection: `constrain` renews each operator's power-iteration vector and divides the weights by
+max(1, ||A_i|| / coeff^(1/k)), after Gouk et al. 2021 (Regularisation of neural networks by enforcing Lipschitz
+continuity). So evaluating h needs no norm at all, which is what makes the solvers' inner loops cheap.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.lipschitz.activations import activation as find_activation
+from jaxflows.lipschitz.spectral_norm import dense_norm, power_iteration
+
+Params = Any
+
+
+class LipschitzNetwork(NamedTuple):
+    """A map h with Lip(h) <= coeff, event shape in and out.
+
+    Attributes:
+        init: ``(key, shape) -> params``, already inside the constraint.
+        apply: ``(params, u) -> h(u)``.
+        constrain: ``params -> params``, one power iteration and the projection.
+        certify: ``params -> bound`` on Lip(h): exact norms for matrices, 200 power iterations for convolutions.
+        coeff: the constant the constraint aims at.
+    """
+
+    init: Callable[..., Params]
+    apply: Callable[[Params, jax.Array], jax.Array]
+    constrain: Callable[[Params], Params]
+    certify: Callable[[Params], jax.Array]
+    coeff: float
+
+
+def _check(hidden: tuple[int, ...], coeff: float) -> None:
+    if not hidden or any(width < 1 for width in hidden):
+        raise ValueError(f"expected hidden widths, at least one and all positive; got {hidden}")
+    if not 0.0 < coeff < 1.0:
+        raise ValueError(f"expected 0 < coeff < 1; got {coeff}")
+
+
+def _shrink(weight: jax.Array, norm: jax.Array, bound: float) -> jax.Array:
+    return weight / jnp.maximum(1.0, norm / bound).astype(weight.dtype)
+
+
+def _product(norms: list[jax.Array]) -> jax.Array:
+    return jnp.prod(jnp.stack(norms))
+
+
+@functools.cache
+def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: float = 0.95) -> LipschitzNetwork:
+    """A fully connected network on the flattened event.
+
+    Args:
+        hidden: widths of the hidden layers; any depth.
+        activation: a name of `jaxflows.lipschitz.activations`.
+        coeff: the Lipschitz constant, in (0, 1).
+
+    Cost: ``2 d hidden`` multiplications forward for one hidden layer (3 with clipswish).
+    """
+    _check(hidden, coeff)
+    phi = find_activation(activation)
+    bound = coeff ** (1.0 / (len(hidden) + 1))
+
+    def init(key: jax.Array, shape: tuple[int, ...]) -> Params:
+        size = 1
+        for side in shape:
+            size *= side
+        inputs = (size, *(phi.widening * width for width in hidden))
+        outputs = (*hidden, size)
+        keys = jax.random.split(key, (len(inputs), 2))
+        layers = []
+        for (k_weight, k_top), n_in, n_out in zip(keys, inputs, outputs, strict=True):
+            weight = jax.random.normal(k_weight, (n_in, n_out)) / jnp.sqrt(n_in)
+            top = jax.random.normal(k_top, (n_in,))
+            layers.append({"weight": weight, "bias": jnp.zeros(n_out), "beta": jnp.zeros(n_out), "top": top})
+        return _settle(constrain, layers)
+
+    def apply(params: Params, u: jax.Array) -> jax.Array:
+        t = u.reshape(-1)
+        for position, layer in enumerate(params):
+            t = t @ layer["weight"] + layer["bias"]
+            if position < len(params) - 1:
+                t = phi.apply(layer["beta"], t)
+        return t.reshape(u.shape)
+
+    def constrain(params: Params) -> Params:
+        renewed = []
+        for layer in params:
+            weight = layer["weight"]
+            norm, top = power_iteration(lambda t, weight=weight: t @ weight, layer["top"], 1)
+            renewed.append({**layer, "weight": _shrink(weight, norm, bound), "top": top})
+        return renewed
+
+    def certify(params: Params) -> jax.Array:
+        return _product([dense_norm(layer["weight"]) for layer in params])
+
+    return LipschitzNetwork(init, apply, constrain, certify, coeff)
+
+
+def _settle(constrain: Callable[[Params], Params], params: Params) -> Params:
+    # a fresh power vector is random: iterate until the estimate has settled, so that the start is inside the constraint
+    return jax.lax.fori_loop(0, 50, lambda _, p: constrain(p), params)
+
+
+def _convolve(kernel: jax.Array, t: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(
+        t[None], kernel, window_strides=(1, 1), padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )[0]
+
+
+@functools.cache
+def conv(
+    *, channels: tuple[int, ...], kernels: tuple[int, ...] = (3, 1, 3), activation: str = "clipswish", coeff: float = 0.95
+) -> LipschitzNetwork:
+    """A convolutional network on events of shape (height, width, channels), 'SAME' padding, stride 1.
+
+    The norm constrained is that of the operator really applied, zero padding included, at the event's own size; the norm
+    of the reshaped kernel is not a bound (`shared/research/flow_libraries.md`, 1c).
+
+    Args:
+        channels: widths of the hidden layers.
+        kernels: odd kernel sides, one more than ``channels``.
+        activation: a name of `jaxflows.lipschitz.activations`.
+        coeff: the Lipschitz constant, in (0, 1).
+    """
+    _check(channels, coeff)
+    if len(kernels) != len(channels) + 1 or any(side % 2 == 0 for side in kernels):
+        raise ValueError(f"expected {len(channels) + 1} odd kernel sides; got {kernels}")
+    phi = find_activation(activation)
+    bound = coeff ** (1.0 / len(kernels))
+
+    def init(key: jax.Array, shape: tuple[int, ...]) -> Params:
+        if len(shape) != 3:
+            raise ValueError(f"expected an event of shape (height, width, channels); got {shape}")
+        height, width, n_event = shape
+        inputs = (n_event, *(phi.widening * c for c in channels))
+        outputs = (*channels, n_event)
+        keys = jax.random.split(key, (len(kernels), 2))
+        layers = []
+        for (k_kernel, k_top), side, n_in, n_out in zip(keys, kernels, inputs, outputs, strict=True):
+            kernel = jax.random.normal(k_kernel, (side, side, n_in, n_out)) / jnp.sqrt(n_in * side * side)
+            top = jax.random.normal(k_top, (height, width, n_in))
+            layers.append({"kernel": kernel, "bias": jnp.zeros(n_out), "beta": jnp.zeros(n_out), "top": top})
+        return _settle(constrain, layers)
+
+    def apply(params: Params, u: jax.Array) -> jax.Array:
+        t = u
+        for position, layer in enumerate(params):
+            t = _convolve(layer["kernel"], t) + layer["bias"]
+            if position < len(params) - 1:
+                t = phi.apply(layer["beta"], t)
+        return t
+
+    def renew(layer: Params, steps: int) -> tuple[jax.Array, jax.Array]:
+        return power_iteration(lambda t: _convolve(layer["kernel"], t), layer["top"], steps)
+
+    def constrain(params: Params) -> Params:
+        renewed = []
+        for layer in params:
+            norm, top = renew(layer, 1)
+            renewed.append({**layer, "kernel": _shrink(layer["kernel"], norm, bound), "top": top})
+        return renewed
+
+    def certify(params: Params) -> jax.Array:
+        return _product([renew(layer, 200)[0] for layer in params])
+
+    return LipschitzNetwork(init, apply, constrain, certify, coeff)
