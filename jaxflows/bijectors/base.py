@@ -75,8 +75,8 @@ class Bijector(NamedTuple):
         trace: ``(params, u) -> (v, path)`` where path holds the points strictly inside a composite layer.
         sweep_forward: ``(params, observation, u, path, v) -> (path, v)``: renew the observed part of path and v.
         sweep_backward: ``(params, observation, v, path, u) -> (path, u)``: renew the hidden part of path and u.
-        carry: ``observation -> observation`` from the u side to the v side (layers that move entries).
-        carry_back: the opposite of ``carry``.
+        move: ``u-shaped -> v-shaped``, where the layer puts each entry; `stay` for layers that keep entries in place.
+        move_back: the opposite of ``move``. An observation moves along: `carried`.
         fit_to_data: ``(params, batch_u) -> params``, data-dependent initialisation.
         constrain: ``params -> params``: one update of power-iteration state and a projection onto the invertible set.
         lipschitz: ``params -> bound``, a certified bound on the largest Lipschitz constant of the residual networks.
@@ -94,8 +94,8 @@ class Bijector(NamedTuple):
     trace: Callable[..., tuple[jax.Array, Any]]
     sweep_forward: Callable[..., tuple[Any, jax.Array]]
     sweep_backward: Callable[..., tuple[Any, jax.Array]]
-    carry: Callable[..., Any]
-    carry_back: Callable[..., Any]
+    move: Callable[[jax.Array], jax.Array]
+    move_back: Callable[[jax.Array], jax.Array]
     fit_to_data: Callable[..., Params]
     constrain: Callable[..., Params]
     lipschitz: Callable[..., jax.Array]
@@ -122,8 +122,14 @@ def combine(first: SolveInfo, second: SolveInfo) -> SolveInfo:
     )
 
 
-def _same(value: Any) -> Any:
+def stay(value: Any) -> Any:
+    """The identity, by which a layer says that it moves no entry."""
     return value
+
+
+def carried(bijector: Bijector, observation: Any) -> Any:
+    """The observation of u as an observation of v, entries moved as the layer moves them."""
+    return observation if bijector.move is stay else observation.moved(bijector.move, bijector.move_back)
 
 
 def _keep_params(params: Params, batch: jax.Array) -> Params:
@@ -146,11 +152,11 @@ def layer(
     estimate_log_det: Callable[..., LogDet] | None = None,
     forward_step: Callable[..., jax.Array] | None = None,
     backward_step: Callable[..., jax.Array] | None = None,
-    output_shape: Callable[[Shape], Shape] = _same,
-    carry: Callable[..., Any] = _same,
-    carry_back: Callable[..., Any] = _same,
+    output_shape: Callable[[Shape], Shape] = stay,
+    move: Callable[[jax.Array], jax.Array] = stay,
+    move_back: Callable[[jax.Array], jax.Array] = stay,
     fit_to_data: Callable[..., Params] = _keep_params,
-    constrain: Callable[..., Params] = _same,
+    constrain: Callable[..., Params] = stay,
     lipschitz: Callable[..., jax.Array] = _zero_bound,
     blocks: int = 0,
 ) -> Bijector:
@@ -165,7 +171,7 @@ def layer(
         estimate_log_det: ``(key, estimator, params, u) -> LogDet``; the exact one when left out.
         forward_step: ``(params, u, v_guess) -> v``, explicit; ``transform`` when left out.
         backward_step: ``(params, v, u_guess) -> u``, explicit; the closed-form inverse when left out.
-        output_shape, carry, carry_back, fit_to_data, constrain, lipschitz, blocks: as in `Bijector`.
+        output_shape, move, move_back, fit_to_data, constrain, lipschitz, blocks: as in `Bijector`.
 
     Returns:
         The bijector, whose path is empty.
@@ -189,14 +195,15 @@ def layer(
         return transform(params, u), ()
 
     def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
-        return path, v + carry(observation).observed_part(step_forward(params, u, v) - v)
+        return path, v + carried(bijector, observation).observed_part(step_forward(params, u, v) - v)
 
     def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
         return path, u + observation.hidden_part(step_backward(params, v, u) - u)
 
-    return Bijector(
+    bijector = Bijector(
         spec=spec, blocks=blocks, init=init, output_shape=output_shape, transform=transform, invert=invert,
         forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
-        sweep_backward=sweep_backward, carry=carry, carry_back=carry_back, fit_to_data=fit_to_data,
+        sweep_backward=sweep_backward, move=move, move_back=move_back, fit_to_data=fit_to_data,
         constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip
+    return bijector

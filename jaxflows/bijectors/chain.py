@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, combine, describe, no_work
+from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, carried, combine, describe, no_work, stay
 
 
 @functools.cache
@@ -81,30 +81,32 @@ def chain(*layers: Bijector) -> Bijector:
             inner[position], points[position] = bijector.sweep_forward(
                 p, observation, start, inner[position], points[position]
             )
-            observation = bijector.carry(observation)
+            observation = carried(bijector, observation)
         return (tuple(inner), tuple(points[:-1])), points[-1]
 
     def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
-        carried = [observation]
+        observations = [observation]
         for bijector in layers[:-1]:
-            carried.append(bijector.carry(carried[-1]))
+            observations.append(carried(bijector, observations[-1]))
         inner, points = list(path[0]), [u, *path[1]]
         for position in reversed(range(len(layers))):
             end = v if position == len(layers) - 1 else points[position + 1]
             inner[position], points[position] = layers[position].sweep_backward(
-                params[position], carried[position], end, inner[position], points[position]
+                params[position], observations[position], end, inner[position], points[position]
             )
         return (tuple(inner), tuple(points[1:])), points[0]
 
-    def carry(observation: Any) -> Any:
-        for bijector in layers:
-            observation = bijector.carry(observation)
-        return observation
+    moving = [bijector for bijector in layers if bijector.move is not stay]
 
-    def carry_back(observation: Any) -> Any:
-        for bijector in reversed(layers):
-            observation = bijector.carry_back(observation)
-        return observation
+    def move(u: jax.Array) -> jax.Array:
+        for bijector in moving:
+            u = bijector.move(u)
+        return u
+
+    def move_back(v: jax.Array) -> jax.Array:
+        for bijector in reversed(moving):
+            v = bijector.move_back(v)
+        return v
 
     def fit_to_data(params: Params, batch: jax.Array) -> Params:
         fitted = []
@@ -123,7 +125,8 @@ def chain(*layers: Bijector) -> Bijector:
         spec=describe("chain", layers=[json.loads(bijector.spec) for bijector in layers]),
         blocks=sum(bijector.blocks for bijector in layers), init=init, output_shape=output_shape, transform=transform,
         invert=invert, forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
-        sweep_backward=sweep_backward, carry=carry, carry_back=carry_back, fit_to_data=fit_to_data,
+        sweep_backward=sweep_backward, move=move if moving else stay,
+        move_back=move_back if moving else stay, fit_to_data=fit_to_data,
         constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip
 
@@ -140,6 +143,8 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
     """
     if depth < 1:
         raise ValueError(f"expected depth >= 1; got {depth}")
+    if body.move is not stay:
+        raise ValueError("expected a layer that keeps entries in place; got one that moves them")
 
     def output_shape(shape: Shape) -> Shape:
         if body.output_shape(shape) != shape:
@@ -229,6 +234,6 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
     return Bijector(
         spec=describe("scan_chain", body=json.loads(body.spec), depth=depth), blocks=depth * body.blocks, init=init,
         output_shape=output_shape, transform=transform, invert=invert, forward=forward, inverse=inverse,
-        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, carry=body.carry,
-        carry_back=body.carry_back, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
+        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, move=stay,
+        move_back=stay, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip

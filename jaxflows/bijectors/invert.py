@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, describe, no_work
+from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, carried, describe, no_work
 
 
 @functools.cache
@@ -40,10 +40,10 @@ def invert(inner: Bijector) -> Bijector:
         return v, inner.trace(params, v)[1]
 
     def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
-        return inner.sweep_backward(params, carry(observation).complement(), u, path, v)
+        return inner.sweep_backward(params, carried(bijector, observation).complement(), u, path, v)
 
     def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
-        return inner.sweep_forward(params, carry(observation).complement(), v, path, u)
+        return inner.sweep_forward(params, carried(bijector, observation).complement(), v, path, u)
 
     def fit_to_data(params: Params, batch: jax.Array) -> Params:
         del batch
@@ -54,12 +54,11 @@ def invert(inner: Bijector) -> Bijector:
             raise ValueError(f"expected a layer that keeps the event's shape {shape}; got {inner.output_shape(shape)}")
         return shape
 
-    carry = inner.carry_back
     bijector = Bijector(
         spec=describe("invert", inner=json.loads(inner.spec)), blocks=inner.blocks, init=inner.init,
         output_shape=output_shape, transform=transform, invert=inverted, forward=inner.inverse, inverse=inner.forward,
-        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, carry=carry,
-        carry_back=inner.carry, fit_to_data=fit_to_data, constrain=inner.constrain, lipschitz=inner.lipschitz,
+        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, 
+        move=inner.move_back, move_back=inner.move, fit_to_data=fit_to_data, constrain=inner.constrain, lipschitz=inner.lipschitz,
     )  # fmt: skip
     _INNER[bijector] = inner
     return bijector

@@ -55,6 +55,5 @@ def squeeze(*, factor: int = 2) -> Bijector:
 
     return layer(
         spec=describe("squeeze", factor=factor), init=init, transform=transform, invert=invert, log_det=log_det,
-        output_shape=output_shape, carry=lambda observation: observation.moved(move, move_back),
-        carry_back=lambda observation: observation.moved(move_back, move),
+        output_shape=output_shape, move=move, move_back=move_back,
     )  # fmt: skip

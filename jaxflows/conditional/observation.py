@@ -22,12 +22,14 @@ class Observation(NamedTuple):
 
     Attributes:
         project: ``v -> P_O v`` for an event-shaped v.
+        paste: ``(y, y_observed) -> y`` with its observed part replaced; a mask's entries are copied bit for bit.
         to_coordinates: ``v -> R v``, event shape kept.
         from_coordinates: ``c -> R^T c``.
         observed: boolean, event-shaped: which coordinates of R v were observed.
     """
 
     project: Partial
+    paste: Partial
     to_coordinates: Partial
     from_coordinates: Partial
     observed: jax.Array
@@ -40,15 +42,21 @@ class Observation(NamedTuple):
         """P_H v = v - P_O v."""
         return v - self.project(v)
 
+    def restore(self, y: jax.Array, y_observed: jax.Array) -> jax.Array:
+        """y with its observed part replaced by that of y_observed."""
+        return self.paste(y, y_observed)
+
     def complement(self) -> Observation:
         """The observation of what this one hides."""
-        return self._replace(project=Partial(_complement, self.project), observed=~self.observed)
+        project = Partial(_complement, self.project)
+        return self._replace(project=project, paste=Partial(_paste_projected, project), observed=~self.observed)
 
     def moved(self, move: Callable[..., jax.Array], move_back: Callable[..., jax.Array]) -> Observation:
         """The same observation of an event whose entries a layer has moved."""
         forth, back = Partial(move), Partial(move_back)
         return Observation(
             project=Partial(_compose, forth, Partial(_compose, self.project, back)),
+            paste=Partial(_paste_moved, forth, back, self.paste),
             to_coordinates=Partial(_compose, self.to_coordinates, back),
             from_coordinates=Partial(_compose, forth, self.from_coordinates),
             observed=self.observed,
@@ -61,6 +69,18 @@ def _compose(second: Partial, first: Partial, v: jax.Array) -> jax.Array:
 
 def _complement(project: Partial, v: jax.Array) -> jax.Array:
     return v - project(v)
+
+
+def _paste_projected(project: Partial, y: jax.Array, y_observed: jax.Array) -> jax.Array:
+    return y + project(y_observed - y)
+
+
+def _paste_mask(observed: jax.Array, y: jax.Array, y_observed: jax.Array) -> jax.Array:
+    return jnp.where(observed, y_observed, y)
+
+
+def _paste_moved(forth: Partial, back: Partial, paste: Partial, y: jax.Array, y_observed: jax.Array) -> jax.Array:
+    return forth(paste(back(y), back(y_observed)))
 
 
 def _identity(v: jax.Array) -> jax.Array:
@@ -91,7 +111,13 @@ def mask(observed: Any) -> Observation:
     observed = jnp.asarray(observed)
     if observed.dtype != jnp.bool_:
         raise ValueError(f"expected a boolean mask, True where observed; got dtype {observed.dtype}")
-    return Observation(Partial(_project_mask, observed), Partial(_identity), Partial(_identity), observed)
+    return Observation(
+        project=Partial(_project_mask, observed),
+        paste=Partial(_paste_mask, observed),
+        to_coordinates=Partial(_identity),
+        from_coordinates=Partial(_identity),
+        observed=observed,
+    )
 
 
 class LinearMeasurement(NamedTuple):
@@ -149,8 +175,10 @@ def linear(operator: Any, event_shape: tuple[int, ...] | None = None, transpose:
     inverse = basis[:, :m] @ np.linalg.inv(triangle[:m, :m]).T
     dtype = jnp.result_type(float)
     rotation = jnp.asarray(basis.T, dtype)
+    project = Partial(_project_basis, jnp.asarray(basis[:, :m], dtype))
     observation = Observation(
-        project=Partial(_project_basis, jnp.asarray(basis[:, :m], dtype)),
+        project=project,
+        paste=Partial(_paste_projected, project),
         to_coordinates=Partial(_apply_matrix, rotation),
         from_coordinates=Partial(_apply_matrix, rotation.T),
         observed=jnp.asarray((np.arange(d) < m).reshape(shape)),

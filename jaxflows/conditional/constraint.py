@@ -1,0 +1,128 @@
+"""Solve the equality constraint and differentiate through its solution (IVCNF Secs. 3.2 and 3.3).
+
+With y the solution of P_O y = y_observed, P_H g(y; params) = x_hidden, and G = dg/dy, the implicit function theorem gives
+
+    dy_hidden = (P_H G P_H)^{-1} ( dx_hidden - P_H G dy_observed - P_H dg/dparams dparams ).
+
+One linear solve with the transpose, lambda = (P_H G P_H + P_O)^{-T} P_H y_bar, therefore gives every cotangent:
+
+    x_hidden_bar = lambda,  y_observed_bar = P_O (y_bar - G^T lambda),  params_bar = -(dg/dparams)^T lambda.
+
+Which solver found y is irrelevant to it. Only products with G are needed, never with J = G^{-1}.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Params, SolveInfo
+from jaxflows.conditional.observation import Observation
+from jaxflows.flows import Flow, check_event
+from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
+from jaxflows.solvers.krylov import solve_restricted
+from jaxflows.solvers.robust import robust
+
+
+def solve(
+    flow: Flow,
+    params: Params,
+    observation: Observation,
+    y_observed: jax.Array,
+    x_hidden: jax.Array,
+    *,
+    solver: ConstraintSolver | None = None,
+    start: Stack | None = None,
+) -> tuple[jax.Array, SolveInfo]:
+    """The event y with P_O y = y_observed and P_H g(y) = x_hidden, for ONE observation.
+
+    Differentiable in params, y_observed and x_hidden; batch by `jax.vmap`.
+
+    Args:
+        flow: the flow, static.
+        params: its parameters.
+        observation: from `jaxflows.observe`.
+        y_observed: (*event,), what was seen; its hidden part is ignored, so NaN is fine there.
+        x_hidden: (*latent,), the free latent; its observed part is ignored.
+        solver: a `ConstraintSolver`; the boundary sweep with a Newton-Krylov fallback when None.
+        start: the stack of a nearby solution, to start warm.
+
+    Returns:
+        ``(y, info)``. For a mask the observed entries of y are bit-identical to y_observed.
+
+    Raises:
+        ValueError: shapes that differ from the flow's.
+
+    Cost: forward, the solver's; backward, one GMRES solve on VJPs of ``encode``.
+    """
+    solution, info = solve_with_stack(
+        flow, params, observation, y_observed, x_hidden, solver=solver, start=start
+    )
+    return solution.y, info
+
+
+def solve_with_stack(
+    flow: Flow,
+    params: Params,
+    observation: Observation,
+    y_observed: jax.Array,
+    x_hidden: jax.Array,
+    *,
+    solver: ConstraintSolver | None = None,
+    start: Stack | None = None,
+) -> tuple[Solution, SolveInfo]:
+    """As `solve`, returning the whole solution; its latent and stack carry no gradient."""
+    check_event(flow, y_observed, "y_observed")
+    if tuple(jnp.shape(x_hidden)) != flow.latent_shape:
+        raise ValueError(f"expected x_hidden of shape {flow.latent_shape}; got {tuple(jnp.shape(x_hidden))}")
+    known = observed_only(observation, y_observed)
+    solution, info = _solve(flow, robust() if solver is None else solver, params, observation, known, x_hidden, start)
+    y = observation.restore(solution.y, known)
+    return Solution(y, *jax.lax.stop_gradient((solution.x, solution.stack))), jax.lax.stop_gradient(info)
+
+
+def observed_only(observation: Observation, y_observed: jax.Array) -> jax.Array:
+    """P_O y_observed, with whatever stands in hidden entries (NaN too) left out of the arithmetic."""
+    return observation.observed_part(y_observed)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _solve(
+    flow: Flow,
+    solver: ConstraintSolver,
+    params: Params,
+    observation: Observation,
+    y_observed: jax.Array,
+    x_hidden: jax.Array,
+    start: Stack | None,
+) -> tuple[Solution, SolveInfo]:
+    return solver(flow, params, observation, y_observed, x_hidden, start)
+
+
+def _solve_fwd(flow: Flow, solver: ConstraintSolver, *arguments: Any) -> tuple[tuple[Solution, SolveInfo], Any]:
+    params, observation, y_observed, x_hidden, start = arguments
+    solution, info = solver(flow, params, observation, y_observed, x_hidden, start)
+    return (solution, info), (params, observation, solution.y, start)
+
+
+def _solve_bwd(flow: Flow, solver: ConstraintSolver, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    del solver
+    params, observation, y, start = saved
+    y_bar = cotangents[0].y
+    _, pull_back = jax.vjp(flow.encode, params, y)
+    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True)
+    weights = flow.bijector.move(weights)
+    params_bar, through = pull_back(weights)
+    y_observed_bar = observation.observed_part(y_bar - through)
+    return jax.tree.map(jnp.negative, params_bar), _no_cotangent(observation), y_observed_bar, weights, _no_cotangent(start)
+
+
+def _no_cotangent(tree: Any) -> Any:
+    # None is the cotangent zero of a whole argument: neither masks nor starting points carry gradients
+    del tree
+
+
+_solve.defvjp(_solve_fwd, _solve_bwd)

@@ -1,0 +1,69 @@
+"""The equation every constraint solver solves, and the one signature and one result they share.
+
+Find (y, x) with x = g(y), P_O y = y_observed, P_H x = x_hidden (IVCNF Eq. 4, for any projector; docs/design.md, section 3).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Params, SolveInfo, carried
+from jaxflows.conditional.observation import Observation
+from jaxflows.flows import Flow
+
+
+class Stack(NamedTuple):
+    """The points of a flow's layers, the unknowns of the boundary sweep: z_0, everything between, z_L."""
+
+    first: jax.Array
+    path: Any
+    last: jax.Array
+
+
+class Solution(NamedTuple):
+    """A solved constraint.
+
+    Attributes:
+        y: the completed event, P_O y = y_observed.
+        x: its latent g(y).
+        stack: the points of all layers; give it back as ``start`` to solve a nearby problem faster.
+    """
+
+    y: jax.Array
+    x: jax.Array
+    stack: Stack
+
+
+ConstraintSolver = Callable[
+    [Flow, Params, Observation, jax.Array, jax.Array, Stack | None], tuple[Solution, SolveInfo]
+]
+"""``(flow, params, observation, y_observed, x_hidden, start) -> (Solution, SolveInfo)`` on one example.
+
+``info.residual`` is max |P_H(g(y) - x_hidden)| with y the event returned, always evaluated there at the end.
+"""
+
+
+def default_tolerance(dtype: Any) -> float:
+    """Residual asked of a constraint solve when none is given: 1e-4 in float32, 1e-10 in float64."""
+    return 1e-4 if jnp.finfo(dtype).bits <= 32 else 1e-10
+
+
+def largest(v: jax.Array) -> jax.Array:
+    """Largest absolute entry, infinite where an entry is not finite (so that NaN never passes for converged)."""
+    size = jnp.max(jnp.abs(v), initial=0.0)
+    return jnp.where(jnp.isfinite(size), size, jnp.inf)
+
+
+def trace(flow: Flow, params: Params, y: jax.Array) -> Stack:
+    """The stack of an event: every layer applied in turn. Cost: one pass."""
+    last, path = flow.bijector.trace(params, y)
+    return Stack(y, path, last)
+
+
+def constraint_residual(flow: Flow, observation: Observation, x: jax.Array, x_hidden: jax.Array) -> jax.Array:
+    """max |P_H(x - x_hidden)| on the latent side of the flow."""
+    return largest(carried(flow.bijector, observation).hidden_part(x - x_hidden))
