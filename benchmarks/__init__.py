@@ -1,0 +1,1 @@
+"""Benchmarks, each a script runnable alone: ``python -m benchmarks.NAME --quick``."""
