@@ -45,8 +45,8 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
         params, v = args
         return v - network.apply(params, u)
 
-    # |step(u) - u| = |v - transform(u)|: the fixed point's residual is the inversion's own
-    solve = fixed_point(step)
+    # |step(u) - u| = |v - transform(u)|: the fixed point's residual is the inversion's own, and over 1 - coeff bounds its error
+    solve = fixed_point(step, contraction=network.coeff)
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
         return solve((params, v), v)
