@@ -1,0 +1,69 @@
+"""The table of bijectors: every family rebuilds from its own description, and bad descriptions are refused by name."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+
+import jax
+import numpy as np
+import pytest
+
+import jaxflows.bijectors
+from jaxflows.bijectors.registry import FAMILIES, from_spec
+from jaxflows.flows import flow_of
+
+EXAMPLES = [
+    pytest.param(bijector, shape, id=f"{name}-{position}")
+    for name, family in FAMILIES.items()
+    for position, (bijector, shape) in enumerate(family.examples)
+]
+
+
+@pytest.mark.parametrize(("bijector", "shape"), EXAMPLES)
+def test_a_rebuilt_bijector_is_the_same_map(random_params, bijector, shape):
+    rebuilt = from_spec(bijector.spec)
+    assert rebuilt.spec == bijector.spec
+    assert rebuilt.output_shape(shape) == bijector.output_shape(shape)
+    params = random_params(flow_of(shape, bijector))
+    u = jax.random.uniform(jax.random.key(0), shape, minval=0.1, maxval=0.9)
+    np.testing.assert_array_equal(rebuilt.transform(params, u), bijector.transform(params, u))
+
+
+def test_every_example_stands_under_its_own_name():
+    for name, family in FAMILIES.items():
+        assert {json.loads(bijector.spec)["bijector"] for bijector, _ in family.examples} == {name}
+
+
+def test_every_family_file_is_in_the_table():
+    files = {module.name for module in pkgutil.iter_modules(jaxflows.bijectors.__path__)} - {"base", "registry"}
+    modules = {family.examples[0][0].transform.__module__.rsplit(".", 1)[-1] for family in FAMILIES.values()}
+    assert modules == files
+
+
+def test_equal_descriptions_give_the_identical_bijector():
+    spec = '{"bijector": "actnorm", "over": "event", "scale_floor": 0.001}'
+    assert from_spec(spec) is from_spec(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("not json", "in JSON"),
+        ("3", "expected a bijector's description; got '3'"),
+        ('{"over": "event"}', "got None"),
+        ('{"bijector": "os.system", "command": "true"}', "got 'os.system'"),
+        ('{"bijector": ["logit"]}', "got \\['logit'\\]"),
+        ('{"bijector": "logit", "margins": 0.1}', "options that 'logit' takes"),
+        ('{"bijector": "logit", "margin": "wide"}', "options that 'logit' takes"),
+        ('{"bijector": "logit", "margin": 0.7}', "margin < 0.5; got 0.7"),
+        ('{"bijector": "logit"}', "complete description"),
+        ('{"bijector": "invert", "inner": 3}', "options that 'invert' takes"),
+        ('{"bijector": "chain", "layers": [{"bijector": "mystery"}]}', "got 'mystery'"),
+        ('{"bijector": "scan_chain", "body": {"bijector": "logit", "margin": 0.1}, "depth": 0}', "depth >= 1"),
+        ('{"bijector": "chain", "layers": ' + "[" * 100_000 + "]" * 100_000 + "}", "in JSON"),
+    ],
+)
+def test_a_bad_description_is_refused(spec, message):
+    with pytest.raises(ValueError, match=message):
+        from_spec(spec)

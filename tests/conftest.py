@@ -1,0 +1,31 @@
+"""Settings of the whole suite. They must be in the environment before JAX is imported, here and in worker processes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# spinning BLAS threads of several workers make small factorisations a hundred times slower (docs/design.md, section 10)
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# jaxlib logs an error for every program it reads back from its own cache on CPU
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def random_params():
+    """``flow -> params``: random numbers in every leaf, without the cost of ``flow.init`` nor its constraint."""
+
+    def draw(flow):
+        rng = np.random.default_rng(0)
+        template = jax.eval_shape(flow.init, jax.random.key(0))
+        return jax.tree.map(lambda leaf: jnp.asarray(0.2 * rng.standard_normal(leaf.shape), leaf.dtype), template)
+
+    return draw
