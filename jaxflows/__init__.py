@@ -1,0 +1,102 @@
+"""jaxflows: calibrated samples of what is missing given what was seen, from a normalizing flow trained once.
+
+The public API, in full; each name is imported when it is first used, so importing the package costs little more than
+importing JAX.
+
+========== ============== ==========================================================================================
+for        name           what
+========== ============== ==========================================================================================
+flows      flows          factories of whole flows: ``flows.residual``, ``flows.residual_image``, ``flows.flow_of``
+           Flow           a bijector from data to latent and a standard normal base
+           bijectors      the layers, one module a family
+           log_det        estimators of log-determinants
+training   fit            maximum likelihood on complete data
+models     save, load     one file a model, no code in it
+conditions complete       samples, mean and diagnostics of the missing part, row by row
+           observe        ``observe.mask`` and ``observe.linear``
+           Observation    what was measured, as an orthogonal projector
+           solve          one completion for given free latents, differentiable
+           posteriors     families of posteriors on the free latents
+           fit_posterior  fit one of them by its variational bound
+           solvers        the constraint solvers behind ``solve``
+results    data           reading files, shipped digits, named masks
+           metrics        scores of completions and the Gaussian baseline
+           plotting       pictures of completions
+========== ============== ==========================================================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jaxflows.version import __version__
+
+if TYPE_CHECKING:
+    from jaxflows import bijectors, data, flows, log_det, metrics, plotting, solvers
+    from jaxflows.conditional import observation as observe
+    from jaxflows.conditional import posteriors
+    from jaxflows.conditional.complete import complete
+    from jaxflows.conditional.constraint import solve
+    from jaxflows.conditional.fit_posterior import fit_posterior
+    from jaxflows.conditional.observation import Observation
+    from jaxflows.flows import Flow
+    from jaxflows.persistence import load, save
+    from jaxflows.training.fit import fit
+
+__all__ = [
+    "Flow",
+    "Observation",
+    "__version__",
+    "bijectors",
+    "complete",
+    "data",
+    "fit",
+    "fit_posterior",
+    "flows",
+    "load",
+    "log_det",
+    "metrics",
+    "observe",
+    "plotting",
+    "posteriors",
+    "save",
+    "solve",
+    "solvers",
+]
+
+# name -> (module, attribute), the attribute left out where the name stands for the module itself
+_PLACES: dict[str, tuple[str, str | None]] = {
+    "Flow": ("jaxflows.flows", "Flow"),
+    "Observation": ("jaxflows.conditional.observation", "Observation"),
+    "bijectors": ("jaxflows.bijectors", None),
+    "complete": ("jaxflows.conditional.complete", "complete"),
+    "data": ("jaxflows.data", None),
+    "fit": ("jaxflows.training.fit", "fit"),
+    "fit_posterior": ("jaxflows.conditional.fit_posterior", "fit_posterior"),
+    "flows": ("jaxflows.flows", None),
+    "load": ("jaxflows.persistence", "load"),
+    "log_det": ("jaxflows.log_det", None),
+    "metrics": ("jaxflows.metrics", None),
+    "observe": ("jaxflows.conditional.observation", None),
+    "plotting": ("jaxflows.plotting", None),
+    "posteriors": ("jaxflows.conditional.posteriors", None),
+    "save": ("jaxflows.persistence", "save"),
+    "solve": ("jaxflows.conditional.constraint", "solve"),
+    "solvers": ("jaxflows.solvers", None),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'jaxflows' has no attribute {name!r}")
+    module, attribute = _PLACES[name]
+    value: Any = importlib.import_module(module)
+    if attribute is not None:
+        value = getattr(value, attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,1 @@
+"""Invertible layers, one module a family; base.py holds their contract and registry.py lists them."""

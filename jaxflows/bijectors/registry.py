@@ -36,9 +36,7 @@ _DENSE = residual_dense(hidden=(8,))
 _CONV = residual_conv(channels=(3, 4))
 
 FAMILIES: dict[str, Family] = {
-    "actnorm": Family(
-        actnorm, tuple((actnorm(over=over), (4, 2, 3)) for over in ("element", "channel", "event"))
-    ),
+    "actnorm": Family(actnorm, tuple((actnorm(over=over), (4, 2, 3)) for over in ("element", "channel", "event"))),
     "chain": Family(
         lambda layers: chain(*layers),
         ((chain(actnorm(over="event"), _DENSE), (5,)), (chain(actnorm(), squeeze(), _CONV), (4, 4, 1))),
@@ -56,14 +54,17 @@ FAMILIES: dict[str, Family] = {
             (residual_dense(hidden=(6,), activation="tanh", coeff=0.5), (1,)),
         ),
     ),
-    "scan_chain": Family(lambda body, depth: scan_chain(body, depth), ((scan_chain(_DENSE, 3), (5,)), (scan_chain(_CONV, 1), (4, 4, 1)))),
+    "scan_chain": Family(
+        lambda body, depth: scan_chain(body, depth),
+        ((scan_chain(_DENSE, 3), (5,)), (scan_chain(_CONV, 1), (4, 4, 1))),
+    ),
     "squeeze": Family(squeeze, ((squeeze(), (4, 2, 3)), (squeeze(factor=3), (3, 6, 1)))),
-}  # fmt: skip
+}
 
 
 @functools.cache
 def from_spec(spec: str) -> Bijector:
-    """Build a bijector again from its canonical JSON description ``bijector.spec``. Runs nothing but the table's factories.
+    """Build a bijector again from its canonical JSON description ``bijector.spec``, running only the table's factories.
 
     Args:
         spec: JSON as `jaxflows.bijectors.base.describe` writes it.

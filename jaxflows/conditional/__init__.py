@@ -1,0 +1,1 @@
+"""Conditioning a flow: observations, the constraint, posteriors, their bound, completions and diagnostics."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def atomic_write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Write ``content`` to a neighbour of ``path``, flush it to the disk and rename: readers see the old file or the new.
+    """Write ``content`` to a neighbour of ``path``, flush it to disk and rename: readers see the old file or the new.
 
     Args:
         path: where to write; its folder must exist.

@@ -5,7 +5,7 @@ The header's metadata has one key, ``jaxflows``, holding the JSON text
     {"description": {"format": 1, "event_shape": [...], "bijector": {...}, "written_by": "0.1.0", "metadata": {...}},
      "sha256": "..."}
 
-where the checksum covers the description and every tensor's name, type, shape and bytes. Tensors are named by their path
+where the checksum covers the description and every tensor's name, type, shape and bytes. A tensor is named by its path
 in the parameters' tree ("1/0/weight"). Loading rebuilds the flow from the registry of bijectors and the tree from the
 flow's own ``init``, so a file can hold nothing but numbers and options: no code in it is run, nothing is unpickled.
 """
@@ -60,7 +60,7 @@ def save(
             Lipschitz constraint, which rounding may have left by about 1e-4.
 
     Raises:
-        ValueError: parameters of another flow, not finite or beyond the range of ``dtype``; metadata that JSON cannot hold.
+        ValueError: parameters of another flow, not finite or beyond the range of ``dtype``; metadata that is not JSON.
         OSError: the folder is missing, full or not writable.
     """
     if dtype not in _STORED:
@@ -69,7 +69,7 @@ def save(
     leaves = {name: np.asarray(leaf) for name, leaf in _named_leaves(params)}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
     expected = {name: leaf.shape for name, leaf in _named_leaves(template)}
-    if jax.tree.structure(params) != jax.tree.structure(template) or shapes != expected:
+    if not _same_structure(params, template) or shapes != expected:
         raise ValueError(f"expected params as flow.init gives them, {expected}; got {shapes}")
     tensors = {}
     for name, leaf in leaves.items():
@@ -97,8 +97,8 @@ def load(path: str | os.PathLike[str]) -> tuple[Flow, Params, dict[str, Any]]:
     """Read a file written by `save`.
 
     Returns:
-        ``(flow, params, metadata)``; parameters have the dtypes that ``flow.init`` gives now (float32 unless JAX's 64-bit
-        mode is on), whatever they were stored in, and are bit-identical to those saved unless stored in fewer bits.
+        ``(flow, params, metadata)``; parameters have the dtypes that ``flow.init`` gives now (float32 unless in 64-bit
+        mode), whatever they were stored in, and are bit-identical to those saved unless stored in fewer bits.
 
     Raises:
         ModelFileError: missing, unreadable, truncated, tampered with, not a model, or from a newer version.
@@ -136,6 +136,11 @@ def _named_leaves(params: Params) -> list[tuple[str, Any]]:
     return [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf) for path, leaf in leaves]
 
 
+def _same_structure(left: Params, right: Params) -> bool:
+    structure: Any = jax.tree.structure(left)
+    return bool(structure == jax.tree.structure(right))
+
+
 def _canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
@@ -161,8 +166,8 @@ def _read_header(path: Path, metadata: dict[str, str] | None) -> tuple[dict[str,
         raise ModelFileError(f"{path}: its description is damaged ({error!r})") from None
     if version > FORMAT_VERSION:
         raise ModelFileError(
-            f"{path}: written in format {version} by jaxflows {description.get('written_by')}; this version, {__version__}, "
-            f"reads up to format {FORMAT_VERSION}: upgrade jaxflows"
+            f"{path}: written in format {version} by jaxflows {description.get('written_by')}; this version, "
+            f"{__version__}, reads up to format {FORMAT_VERSION}: upgrade jaxflows"
         )
     return description, sha256
 
@@ -177,7 +182,7 @@ def _rebuild(path: Path, description: dict[str, Any]) -> tuple[Flow, Params]:
 
 def _read_tensors(path: Path, file: Any, template: Params) -> dict[str, np.ndarray]:
     expected = {name: list(leaf.shape) for name, leaf in _named_leaves(template)}
-    slices = {name: file.get_slice(name) for name in file.keys()}
+    slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (a file is no mapping)
     found = {name: part.get_shape() for name, part in slices.items()}
     for name in sorted(expected.keys() | found.keys()):
         if expected.get(name) != found.get(name):

@@ -1,0 +1,1 @@
+"""Fixed points and the constraint g(y) = x with y observed and x hidden given: one module a method."""

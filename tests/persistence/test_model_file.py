@@ -93,7 +93,9 @@ def test_float16_files_are_half_the_size_and_stay_inside_the_lipschitz_constrain
     _, loaded, _ = load(tmp_path / "half")
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
     y = jax.random.normal(jax.random.key(5), shape)
-    np.testing.assert_allclose(flow.encode(loaded, y), flow.encode(params, y), atol=8 * 2**-11 * float(jnp.abs(y).max()))
+    np.testing.assert_allclose(
+        flow.encode(loaded, y), flow.encode(params, y), atol=8 * 2**-11 * float(jnp.abs(y).max())
+    )
     assert lipschitz(loaded) <= 0.95
 
 
@@ -122,7 +124,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_rubbish(path, params, monkeypa
 
 def test_params_of_another_flow_are_not_saved(tmp_path, params):
     other = flows.residual(event_shape=(6,), blocks=3, hidden=8)
-    with pytest.raises(ValueError, match="expected params as flow.init gives them"):
+    with pytest.raises(ValueError, match=r"expected params as flow\.init gives them"):
         save(tmp_path / "model", other, params)
     assert not list(tmp_path.iterdir())
 
@@ -135,7 +137,7 @@ def test_numbers_that_cannot_be_stored_are_refused(tmp_path, params, value, dtyp
 
 
 def test_bad_options_of_save_are_refused(tmp_path, params):
-    with pytest.raises(ValueError, match="expected dtype to be one of .*; got 'int8'"):
+    with pytest.raises(ValueError, match=r"expected dtype to be one of .*; got 'int8'"):
         save(tmp_path / "model", FLOW, params, dtype="int8")
     for metadata in ({"score": np.zeros(3)}, {"score": float("nan")}):
         with pytest.raises(ValueError, match="expected metadata that JSON can hold"):
