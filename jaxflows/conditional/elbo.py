@@ -1,0 +1,192 @@
+"""The bound on log p(y_observed) and its gradient (IVCNF Secs. 3.1 and 3.4).
+
+With y the solution for x_hidden ~ q,
+
+    L(q) = E_q[ log p0(x) + log|det G(y)| - log|det G^HH(y)| - log q(x_hidden) ]          (Eqs. 2, 3 and 6)
+         = E_q[ log p(y) - log q(y_hidden) ]  <=  log p(y_observed).
+
+Values take the log-determinants exactly, by the K hidden columns of G. Gradients need only traces:
+
+    CLADE   d log|det G| by the flow's own estimator, d log|det G^HH| = E[ w^T dG v ],  w = (G^HH)^{-T} v, v in H
+    NLADE   -d log|det J^OO| = E[ l^T dG r ],  l = v - (G^HH)^{-T} (G^OH)^T v,  r = G^{-1} v,  v in O   (Eq. 7)
+
+The left factor of NLADE follows from (J^OO)^{-1} J^OH = -G^OH (G^HH)^{-1}: no product with J is needed on that side.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Params, SolveInfo
+from jaxflows.conditional.constraint import solve_with_stack
+from jaxflows.conditional.gauss_newton import Reference
+from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
+from jaxflows.conditional.observation import Observation, mask
+from jaxflows.conditional.posteriors import Posterior
+from jaxflows.flows import Flow, standard_normal_log_prob
+from jaxflows.log_det.estimators import Estimator, power_series
+from jaxflows.solvers.equation import ConstraintSolver, Solution, trace
+from jaxflows.solvers.krylov import restricted, solve_restricted
+
+GradientEstimator = Callable[[jax.Array, Flow, Params, Hidden, jax.Array], jax.Array]
+"""``(key, flow, params, where, y) -> scalar`` whose gradient in params and y estimates that of
+log|det G(y)| - log|det G^HH(y)|; its value means nothing, except for `exact`."""
+
+
+class Draw(NamedTuple):
+    """One draw from q.
+
+    Attributes:
+        eta: (K,) in the reference's coordinates.
+        solution: the solved constraint.
+        info: the solver's report.
+        log_weight: log p(y) - log q(y_hidden), whose mean is the bound.
+    """
+
+    eta: jax.Array
+    solution: Solution
+    info: SolveInfo
+    log_weight: jax.Array
+
+
+def log_det_gap(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+    """log|det G(y)| - log|det G^HH(y)| = -log|det J^OO|, exactly. Cost: K JVPs and the flow's exact log-determinant."""
+    _, log_det = flow.bijector.forward(params, y)
+    _, columns = hidden_columns(flow, params, where, y)
+    return log_det - jnp.linalg.slogdet(hidden_block(where, columns))[1]
+
+
+@functools.cache
+def exact() -> GradientEstimator:
+    """The exact value and gradient, by differentiating the factorisations: for small d, and for tests."""
+
+    def estimate(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+        del key
+        return log_det_gap(flow, params, where, y)
+
+    return estimate
+
+
+def _mean_over_probes(key: jax.Array, probes: int, one: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    return jnp.mean(jax.vmap(one)(jax.random.split(key, probes)))
+
+
+def _directional(flow: Flow, params: Params, y: jax.Array, direction: jax.Array) -> jax.Array:
+    """G(y) direction, moved back to event coordinates, differentiable in params and y."""
+
+    def encode(t: jax.Array) -> jax.Array:
+        return flow.bijector.move_back(flow.encode(params, t))
+
+    return jax.jvp(encode, (y,), (direction,))[1]
+
+
+@functools.cache
+def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstimator:
+    """The corrected LAD gradient estimator (IVCNF Eq. 6).
+
+    Args:
+        probes: Hutchinson probes, each with its own GMRES solve.
+        log_det: estimator of log|det G|; the power series of 8 terms and as many probes when None.
+
+    Low variance when few entries are hidden, or when the flow's own log-determinant is exact.
+    """
+    inner = power_series(terms=8, probes=probes) if log_det is None else log_det
+
+    def estimate(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+        k_own, k_probe = jax.random.split(key)
+        _, own = flow.bijector.estimate(k_own, inner, params, y)
+        observation = where.observation
+
+        def one(k: jax.Array) -> jax.Array:
+            v = observation.hidden_part(jax.random.rademacher(k, y.shape, y.dtype))
+            p, point = jax.lax.stop_gradient((params, y))
+            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True)
+            return jnp.vdot(jax.lax.stop_gradient(w), _directional(flow, params, y, v))
+
+        return own.value - _mean_over_probes(k_probe, probes, one)
+
+    return estimate
+
+
+@functools.cache
+def nlade(*, probes: int = 1) -> GradientEstimator:
+    """The natural LAD gradient estimator (IVCNF Eq. 7).
+
+    Args:
+        probes: Hutchinson probes, each with two GMRES solves.
+
+    Low variance when few entries are observed; needs no estimator of the flow's own log-determinant.
+    """
+
+    def estimate(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+        observation = where.observation
+        p, point = jax.lax.stop_gradient((params, y))
+        nothing = mask(jnp.zeros(y.shape, bool))
+
+        def one(k: jax.Array) -> jax.Array:
+            v = observation.observed_part(jax.random.rademacher(k, y.shape, y.dtype))
+            _, pull = restricted(flow, p, nothing, point)
+            correction, _ = solve_restricted(flow, p, observation, point, pull(v), transpose=True)
+            left = v - correction
+            right, _ = solve_restricted(flow, p, nothing, point, v)
+            left, right = jax.lax.stop_gradient((left, right))
+            return jnp.vdot(left, _directional(flow, params, y, right))
+
+        return _mean_over_probes(key, probes, one)
+
+    return estimate
+
+
+ESTIMATORS: dict[str, Callable[[], GradientEstimator]] = {"clade": clade, "nlade": nlade, "exact": exact}
+
+
+def gradient_estimator(choice: str | GradientEstimator) -> GradientEstimator:
+    """Look an estimator up by name; one made by a factory passes through."""
+    if callable(choice):
+        return choice
+    if choice not in ESTIMATORS:
+        raise ValueError(f"expected an estimator of {sorted(ESTIMATORS)}, or one made by its factory; got {choice!r}")
+    return ESTIMATORS[choice]()
+
+
+def draw(
+    eps: jax.Array,
+    flow: Flow,
+    params: Params,
+    where: Hidden,
+    y_observed: jax.Array,
+    posterior: Posterior,
+    theta: Any,
+    start: Reference,
+    solver: ConstraintSolver,
+    log_det: Callable[[jax.Array], jax.Array],
+    path_derivative: bool = True,
+) -> Draw:
+    """One draw from q, its solved constraint and its log-weight, differentiable in theta and params.
+
+    Args:
+        eps: (K,) standard normal.
+        flow, params, where, y_observed: the problem.
+        posterior, theta, start: q.
+        solver: a `ConstraintSolver`.
+        log_det: ``y -> log|det G(y)| - log|det G^HH(y)|``, exact or a surrogate with the right gradient.
+        path_derivative: hold theta fixed inside log q (Roeder et al. 2017), so that the gradient's variance vanishes as q
+            reaches the posterior; the bound's gradient is the same in expectation.
+    """
+    eta = posterior.transform(theta, where.used, jnp.where(where.used, eps, 0.0))
+    x_hidden = flow.bijector.move(where.expand(start.mean + start.scale @ eta))
+    predicted = start.anchor + where.expand(start.spread @ eta)
+    warm = jax.lax.stop_gradient(trace(flow, params, predicted))
+    solution, info = solve_with_stack(
+        flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm
+    )
+    held = jax.lax.stop_gradient(theta) if path_derivative else theta
+    log_q = posterior.log_prob(held, where.used, eta) - start.log_det
+    x = flow.encode(params, solution.y)
+    log_weight = standard_normal_log_prob(x) + log_det(solution.y) - log_q
+    return Draw(eta, solution, info, log_weight)

@@ -1,0 +1,100 @@
+"""Draw from a posterior and weigh the draws, for one observation: the pure core of `jaxflows.complete`."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Params, SolveInfo
+from jaxflows.conditional.diagnostics import WeightReport, usable, weight_report
+from jaxflows.conditional.elbo import draw, log_det_gap
+from jaxflows.conditional.fit_posterior import Fitted
+from jaxflows.conditional.hidden import hidden
+from jaxflows.conditional.observation import Observation
+from jaxflows.conditional.posteriors import Posterior, gauss_newton, reference
+from jaxflows.flows import Flow
+from jaxflows.solvers.equation import ConstraintSolver
+from jaxflows.solvers.robust import robust
+
+
+class Draws(NamedTuple):
+    """Weighted draws for one observation.
+
+    Attributes:
+        samples: (S, *event), drawn from q; the observed part is exactly what was given.
+        log_weights: (S,), log p(y) - log q(y_hidden); minus infinity where the constraint was not solved.
+        anchor: (*event,), the reference's own completion (least latent norm for Gauss-Newton).
+        report: the diagnostics of the weights.
+        solve: the solver's report: worst residual, most steps, share converged, evaluations in all, the reference's too.
+    """
+
+    samples: jax.Array
+    log_weights: jax.Array
+    anchor: jax.Array
+    report: WeightReport
+    solve: SolveInfo
+
+
+def draw_samples(
+    key: jax.Array,
+    flow: Flow,
+    params: Params,
+    observation: Observation,
+    y_observed: jax.Array,
+    *,
+    num_samples: int = 16,
+    posterior: Posterior | None = None,
+    fitted: Fitted | None = None,
+    solver: ConstraintSolver | None = None,
+    max_hidden: int | None = None,
+) -> Draws:
+    """Draw completions of ONE observation and weigh them; a pure function, to be used under ``jit`` and ``vmap``.
+
+    Args:
+        key: random key, used once.
+        flow: the flow, static.
+        params: its parameters.
+        observation: from `jaxflows.observe`.
+        y_observed: (*event,); its hidden part is ignored and may be NaN.
+        num_samples: S.
+        posterior: the family; Gauss-Newton when None.
+        fitted: what `fit_posterior` returned for this observation; the family's start when None.
+        solver: the constraint solver; the robust boundary sweep when None.
+        max_hidden: static bound on the hidden coordinates; the event's size when None.
+
+    Returns:
+        The draws. Cost: the reference's (Gauss-Newton steps of K JVPs each), S constraint solves, and for every draw's
+        weight K JVPs, the flow's exact log-determinant and one K x K factorisation.
+    """
+    posterior = gauss_newton() if posterior is None else posterior
+    solver = robust() if solver is None else solver
+    where = hidden(observation, max_hidden)
+    known = observation.observed_part(y_observed)
+    k_init, k_draw = jax.random.split(key)
+    if fitted is None:
+        start = reference(posterior, flow, params, where, known, solver)
+        theta: Any = posterior.init(k_init, where.slots.size)
+    else:
+        theta, start = fitted
+    eps = jax.random.normal(k_draw, (num_samples, where.slots.size), y_observed.dtype)
+
+    def one(eps: jax.Array) -> Any:
+        # the exact log-determinants are left to a loop of their own: they are matrices where the solves are vectors
+        drawn = draw(
+            eps, flow, params, where, known, posterior, theta, start, solver, lambda y: jnp.zeros((), y.dtype)
+        )
+        return drawn.solution.y, drawn.log_weight, drawn.info
+
+    samples, log_weights, infos = jax.vmap(one)(eps)
+    gaps = jax.lax.map(lambda y: log_det_gap(flow, params, where, y), samples)
+    log_weights = usable(log_weights + gaps, infos.converged)
+    samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
+    solve = SolveInfo(
+        jnp.max(infos.residual),
+        jnp.max(infos.steps),
+        jnp.mean(infos.converged.astype(samples.dtype)),
+        jnp.sum(infos.evaluations) + start.info.evaluations,
+    )
+    return Draws(samples, log_weights, start.anchor, weight_report(log_weights), solve)
