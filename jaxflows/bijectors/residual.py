@@ -10,7 +10,7 @@ import jax
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, describe, layer
 from jaxflows.lipschitz import networks
 from jaxflows.lipschitz.networks import LipschitzNetwork
-from jaxflows.log_det.estimators import Estimator, exact_log_det
+from jaxflows.log_det.estimators import Estimator
 from jaxflows.solvers.fixed_point import fixed_point
 
 
@@ -51,9 +51,6 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
         return solve((params, v), v)
 
-    def log_det(params: Params, u: jax.Array) -> jax.Array:
-        return exact_log_det(lambda t: transform(params, t), u)
-
     def estimate_log_det(key: jax.Array, estimator: Estimator, params: Params, u: jax.Array) -> LogDet:
         return estimator(key, network.apply, network.coeff, params, u)
 
@@ -64,8 +61,12 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
     def backward_step(params: Params, v: jax.Array, u_guess: jax.Array) -> jax.Array:
         return step((params, v), u_guess)
 
+    def backward_from_image(v: jax.Array, u_guess: jax.Array, image: jax.Array) -> jax.Array:
+        # v - h(u_guess), as image = u_guess + h(u_guess)
+        return v + (u_guess - image)
+
     return layer(
-        spec=spec, init=init, transform=transform, invert=invert, log_det=log_det, estimate_log_det=estimate_log_det,
-        forward_step=forward_step, backward_step=backward_step, constrain=network.constrain,
-        lipschitz=network.certify, blocks=1,
+        spec=spec, init=init, transform=transform, invert=invert, log_det=network.log_det, estimate_log_det=estimate_log_det,
+        forward_step=forward_step, backward_step=backward_step, backward_from_image=backward_from_image,
+        constrain=network.constrain, lipschitz=network.certify, blocks=1,
     )  # fmt: skip

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -45,6 +46,18 @@ class Reference(NamedTuple):
     info: SolveInfo
 
 
+class Linearised(NamedTuple):
+    """An event of the search for the anchor, with its linearisation: g's hidden columns and C of N = C C^T there."""
+
+    y: jax.Array
+    x_hidden: jax.Array
+    columns: jax.Array
+    factor: jax.Array
+    decrease: jax.Array
+    steps: jax.Array
+    moving: jax.Array
+
+
 def prior_reference(
     flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, solver: ConstraintSolver
 ) -> Reference:
@@ -73,56 +86,47 @@ def gauss_newton_reference(
         still to be had. Cost: a step takes K JVPs of ``encode`` and O(d K^2) arithmetic.
     """
     solution, info = solver(flow, params, where.observation, y_observed, jnp.zeros(flow.latent_shape), None)
-    factor_shape = (where.slots.size, where.slots.size)
     border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y_observed.dtype))
-    lengths = jnp.asarray(STEP_LENGTHS, y_observed.dtype)
+    lengths = jnp.asarray((0.0, *STEP_LENGTHS), y_observed.dtype)
 
     def half_norm(y: jax.Array) -> jax.Array:
         return 0.5 * jnp.sum(flow.encode(params, y) ** 2)
 
-    def linearise(y: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        x, columns = hidden_columns(flow, params, where, y)
-        normal = columns.T @ columns + border
-        factor = jnp.linalg.cholesky(normal)
+    def unfinished(carry: Linearised) -> jax.Array:
+        return carry.moving
+
+    def body(carry: Linearised) -> Linearised:
+        x, columns = hidden_columns(flow, params, where, carry.y)
+        factor = jnp.linalg.cholesky(columns.T @ columns + border)
         slope = columns.T @ where.observation.to_coordinates(x).reshape(-1)
         half = jax.scipy.linalg.solve_triangular(factor, slope, lower=True)
-        return x, columns, factor, half
-
-    def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
-        return carry[-1]
-
-    def body(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        y, value, _, steps, _ = carry
-        _, _, factor, half = linearise(y)
-        direction = where.expand(-jax.scipy.linalg.solve_triangular(factor.T, half, lower=False))
-        candidates = y + lengths.reshape((-1,) + (1,) * y.ndim) * direction
-        values = jax.vmap(half_norm)(candidates)
-        values = jnp.where(jnp.isfinite(values), values, jnp.inf)
-        best = jnp.argmin(values)
-        improved = values[best] < value
         decrease = 0.5 * jnp.sum(half**2)
-        y_next = jnp.where(improved, candidates[best], y)
-        gain = value - values[best]
-        # a hundredth of a nat moves no sample
-        go_on = improved & (gain > 1e-2) & (steps + 1 < max_steps)
-        return y_next, jnp.minimum(value, values[best]), decrease, steps + 1, go_on
+        direction = where.expand(-jax.scipy.linalg.solve_triangular(factor.T, half, lower=False))
+        candidates = carry.y + lengths.reshape((-1,) + (1,) * carry.y.ndim) * direction
+        values = jax.vmap(half_norm)(candidates)
+        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
+        # a hundredth of a nat moves no sample; the event stays where it was linearised when it stops
+        moving = (decrease > 1e-2) & (best > 0) & (carry.steps + 1 < max_steps)
+        y = jnp.where(moving, candidates[best], carry.y)
+        return Linearised(y, where.compress(x), columns, factor, decrease, carry.steps + 1, moving)
 
     with jax.default_matmul_precision("highest"):
-        start = solution.y
-        carry = (start, half_norm(start), jnp.zeros((), start.dtype), jnp.zeros((), jnp.int32), jnp.ones((), bool))
-        y, _, _, steps, _ = jax.lax.while_loop(unfinished, body, carry)
-        x, columns, factor, half = linearise(y)
-        block = hidden_block(where, columns)
-        spread = jax.scipy.linalg.solve_triangular(factor.T, jnp.eye(factor_shape[0], dtype=y.dtype), lower=False)
+        y, slots = solution.y, where.slots.size
+        zeros = functools.partial(jnp.zeros, dtype=y.dtype)
+        count, moving = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+        begin = Linearised(
+            y, zeros(slots), zeros((y.size, slots)), zeros((slots, slots)), zeros(()), count, moving
+        )
+        end = jax.lax.while_loop(unfinished, body, begin)
+        block = hidden_block(where, end.columns)
+        identity = jnp.eye(slots, dtype=y.dtype)
+        spread = jax.scipy.linalg.solve_triangular(end.factor.T, identity, lower=False)
         scale = block @ spread
-        log_det = jnp.linalg.slogdet(block)[1] - jnp.sum(jnp.log(jnp.diagonal(factor)))
-    left = 0.5 * jnp.sum(half**2)
+        log_det = jnp.linalg.slogdet(block)[1] - jnp.sum(jnp.log(jnp.diagonal(end.factor)))
     blocks = flow.bijector.blocks
-    per_step = blocks * (2 * where.slots.size + len(STEP_LENGTHS))
+    per_step = blocks * (2 * where.slots.size + len(STEP_LENGTHS) + 1)
+    left = jnp.where(jnp.isfinite(end.decrease), end.decrease, jnp.inf)
     report = SolveInfo(
-        jnp.where(jnp.isfinite(left), left, jnp.inf),
-        info.steps + steps,
-        info.converged & (left < 1.0),
-        info.evaluations + (steps + 1) * per_step,
+        left, info.steps + end.steps, info.converged & (left < 1.0), info.evaluations + end.steps * per_step
     )
-    return Reference(where.compress(x), scale, log_det, y, spread, report)
+    return Reference(end.x_hidden, scale, log_det, end.y, spread, report)

@@ -12,6 +12,7 @@ lags a little below the norm; ``aim`` is a thousandth under coeff so that the tr
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import jax.numpy as jnp
 
 from jaxflows.lipschitz.activations import activation as find_activation
 from jaxflows.lipschitz.spectral_norm import conv_norm, dense_norm, leading_vector, power_iteration
+from jaxflows.log_det.jacobian import exact_log_det
 
 Params = Any
 
@@ -45,6 +47,7 @@ class LipschitzNetwork(NamedTuple):
     apply: Callable[[Params, jax.Array], jax.Array]
     constrain: Callable[[Params], Params]
     certify: Callable[[Params], jax.Array]
+    log_det: Callable[[Params, jax.Array], jax.Array]
     coeff: float
 
 
@@ -88,7 +91,8 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
         activation: a name of `jaxflows.lipschitz.activations`.
         coeff: the Lipschitz constant, in (0, 1).
 
-    Cost: ``2 d hidden`` multiplications forward for one hidden layer (3 with clipswish).
+    Cost: ``2 d hidden`` multiplications forward for one hidden layer (3 with clipswish). The exact log-determinant costs
+    as many JVPs as the first layer is wide, when it is narrower than the event, and a factorisation of that size.
     """
     _check(hidden, coeff)
     phi = find_activation(activation)
@@ -108,12 +112,23 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
 
     def apply(params: Params, u: jax.Array) -> jax.Array:
         _check_shape((u.size,), params[0]["top"].shape)
-        t = u.reshape(-1)
-        for position, layer in enumerate(params):
-            t = t @ layer["weight"] + layer["bias"]
-            if position < len(params) - 1:
-                t = phi.apply(layer["beta"], t)
-        return t.reshape(u.shape)
+        first = params[0]
+        return after_first(params, u.reshape(-1) @ first["weight"] + first["bias"]).reshape(u.shape)
+
+    def after_first(params: Params, t: jax.Array) -> jax.Array:
+        for previous, layer in itertools.pairwise(params):
+            t = phi.apply(previous["beta"], t) @ layer["weight"] + layer["bias"]
+        return t
+
+    def log_det(params: Params, u: jax.Array) -> jax.Array:
+        if hidden[0] >= u.size:
+            return exact_log_det(lambda t: t + apply(params, t), u)
+        # Sylvester's identity: with t = u W and R = d after_first/dt, det(I_d + R W^T) = det(I_h + W^T R), h the first width
+        first = params[0]
+        t = u.reshape(-1) @ first["weight"] + first["bias"]
+        _, push = jax.linearize(functools.partial(after_first, params), t)
+        small = jax.vmap(push)(jnp.eye(t.size, dtype=t.dtype)) @ first["weight"]
+        return jnp.linalg.slogdet(small + jnp.eye(t.size, dtype=t.dtype))[1]
 
     def constrain(params: Params) -> Params:
         renewed = []
@@ -126,7 +141,7 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
     def certify(params: Params) -> jax.Array:
         return _product([dense_norm(layer["weight"]) for layer in params])
 
-    return LipschitzNetwork(init, apply, constrain, certify, coeff)
+    return LipschitzNetwork(init, apply, constrain, certify, log_det, coeff)
 
 
 def _convolve(kernel: jax.Array, t: jax.Array) -> jax.Array:
@@ -194,4 +209,7 @@ def conv(
             norms.append(conv_norm(operator, layer["kernel"], layer["top"].shape))
         return _product(norms)
 
-    return LipschitzNetwork(init, apply, constrain, certify, coeff)
+    def log_det(params: Params, u: jax.Array) -> jax.Array:
+        return exact_log_det(lambda t: t + apply(params, t), u)
+
+    return LipschitzNetwork(init, apply, constrain, certify, log_det, coeff)

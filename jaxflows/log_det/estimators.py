@@ -4,11 +4,12 @@
     d log det(I + J) = tr( sum_{k>=0} (-J)^k dJ )                                     (Chen et al. 2019, Thm. 2)
 
 All traces are Hutchinson estimates over probes v with E[v v^T] = I. The value and its gradient come from one pass over
-w_k = (J^T)^k v, with nothing stored per term: memory is constant in the number of terms. The rule is a `jax.custom_vjp`
+w_k = (J^T)^k v, with nothing stored per term: memory is constant in the number of terms. The rule is a `jax.custom_jvp`
 on one example, so under `vmap` every example keeps its own cotangent (weighted losses are right).
 
-An estimator is a function ``(key, h, lipschitz, params, u) -> LogDet`` made by one of the factories below; ``h(params, u)``
-is the residual network and ``lipschitz`` its certified constant. VALUES and gradients estimate the same quantity.
+An estimator is a function ``(key, h, lipschitz, params, u) -> LogDet`` made by one of the factories below;
+``h(params, u)`` is the residual network and ``lipschitz`` its certified constant. VALUES and gradients estimate the
+same quantity.
 """
 
 from __future__ import annotations
@@ -21,15 +22,12 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import LogDet
+from jaxflows.log_det.jacobian import exact_log_det
 
 Network = Callable[[Any, jax.Array], jax.Array]
 Estimator = Callable[..., LogDet]
-
-
-def exact_log_det(transform: Callable[[jax.Array], jax.Array], u: jax.Array) -> jax.Array:
-    """log|det d transform/du| by the full Jacobian. Cost: d JVPs and an O(d^3) factorisation."""
-    jacobian = jax.jacfwd(lambda t: transform(t.reshape(u.shape)).reshape(-1))(u.reshape(-1))
-    return jnp.linalg.slogdet(jacobian)[1]
+Tail = Callable[[jax.Array], jax.Array]
+Draw = tuple[jax.Array, jax.Array]
 
 
 @functools.cache
@@ -64,14 +62,8 @@ def truncation_bound(lipschitz: float, size: int, terms: int, dtype: Any) -> jax
     return size * jnp.maximum(-jnp.log1p(-s) - jnp.sum(s**k / k), 0.0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 4))
-def _trace_series(
-    h: Network, params: Any, u: jax.Array, draw: tuple[jax.Array, jax.Array], tail: Callable[[jax.Array], jax.Array]
-) -> jax.Array:
-    return _trace_series_fwd(h, params, u, draw, tail)[0]
-
-
-def _trace_series_fwd(h: Network, params: Any, u: jax.Array, draw: Any, tail: Any) -> tuple[jax.Array, Any]:
+def _series(h: Network, tail: Tail, params: Any, u: jax.Array, draw: Draw) -> tuple[jax.Array, jax.Array]:
+    """The series' value, and the vector w whose form w^T J(params, u) probe has the series' gradient."""
     probe, last = draw
     _, pull_back = jax.vjp(lambda t: h(params, t), u)
 
@@ -80,7 +72,7 @@ def _trace_series_fwd(h: Network, params: Any, u: jax.Array, draw: Any, tail: An
 
     def body(carry: Any) -> Any:
         k, w, value, weighted = carry
-        # term k of the value and term k - 1 of the gradient's Neumann series share the chance P(N >= k) of being reached
+        # term k of the value and term k - 1 of the gradient's Neumann series share their chance P(N >= k) of being met
         coefficient = jnp.where(k % 2 == 1, 1.0, -1.0).astype(u.dtype) / tail(k).astype(u.dtype)
         weighted = weighted + coefficient * w
         w = pull_back(w)[0]
@@ -90,22 +82,25 @@ def _trace_series_fwd(h: Network, params: Any, u: jax.Array, draw: Any, tail: An
     one = jnp.ones((), jnp.int32)
     carry = (one, probe, jnp.zeros((), u.dtype), jnp.zeros_like(probe))
     _, _, value, weighted = jax.lax.while_loop(unfinished, body, carry)
-    return value, (params, u, probe, weighted)
+    return value, weighted
 
 
-def _trace_series_bwd(h: Network, tail: Any, saved: Any, cotangent: jax.Array) -> tuple[Any, jax.Array, None]:
-    del tail
-    params, u, probe, weighted = saved
+# A rule for tangents, not cotangents: under `vmap` the cotangent of parameters shared by a batch is then one matrix
+# product with the batch summed inside; a `custom_vjp` would write out a copy of all parameters per example first.
+@functools.partial(jax.custom_jvp, nondiff_argnums=(0, 1))
+def _trace_series(h: Network, tail: Tail, params: Any, u: jax.Array, draw: Draw) -> jax.Array:
+    return _series(h, tail, params, u, draw)[0]
+
+
+@_trace_series.defjvp
+def _trace_series_jvp(h: Network, tail: Tail, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    params, u, draw = primals
+    value, weighted = _series(h, tail, params, u, draw)
 
     def bilinear(params: Any, u: jax.Array) -> jax.Array:
-        return jnp.vdot(weighted, jax.jvp(lambda t: h(params, t), (u,), (probe,))[1])
+        return jnp.vdot(weighted, jax.jvp(lambda t: h(params, t), (u,), (draw[0],))[1])
 
-    params_bar, u_bar = jax.grad(bilinear, argnums=(0, 1))(params, u)
-    scale = functools.partial(jnp.multiply, cotangent)
-    return jax.tree.map(scale, params_bar), scale(u_bar), None
-
-
-_trace_series.defvjp(_trace_series_fwd, _trace_series_bwd)
+    return value, jax.jvp(bilinear, (params, u), tangents[:2])[1]
 
 
 def _mean_and_error(values: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -137,7 +132,7 @@ def power_series(*, terms: int = 10, probes: int = 1, probe: str = "rademacher")
         last = jnp.asarray(terms, jnp.int32)
 
         def one(k: jax.Array) -> jax.Array:
-            return _trace_series(h, params, u, (draw_probe(k, u.shape, u.dtype), last), _always_reached)
+            return _trace_series(h, _always_reached, params, u, (draw_probe(k, u.shape, u.dtype), last))
 
         value, error = _mean_and_error(jax.vmap(one)(jax.random.split(key, probes)))
         return LogDet(value, error, truncation_bound(lipschitz, u.size, terms, u.dtype))
@@ -177,7 +172,7 @@ def russian_roulette(
         def one(k: jax.Array) -> jax.Array:
             k_probe, k_stop = jax.random.split(k)
             extra = jnp.floor(jnp.log(jax.random.uniform(k_stop, minval=1e-30)) / jnp.log(q)).astype(jnp.int32)
-            return _trace_series(h, params, u, (draw_probe(k_probe, u.shape, u.dtype), exact_terms + extra), tail)
+            return _trace_series(h, tail, params, u, (draw_probe(k_probe, u.shape, u.dtype), exact_terms + extra))
 
         value, error = _mean_and_error(jax.vmap(one)(jax.random.split(key, probes)))
         return LogDet(value, error, jnp.zeros_like(value))
