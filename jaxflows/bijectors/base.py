@@ -73,8 +73,12 @@ class Bijector(NamedTuple):
         inverse: ``(params, v) -> (u, log_det)`` with the exact log|det du/dv|.
         estimate: ``(key, estimator, params, u) -> (v, LogDet)``, log|det dv/du| by an estimator of `jaxflows.log_det`.
         trace: ``(params, u) -> (v, path)`` where path holds the points strictly inside a composite layer.
-        sweep_forward: ``(params, observation, u, path, v) -> (path, v)``: renew the observed part of path and v.
-        sweep_backward: ``(params, observation, v, path, u) -> (path, u)``: renew the hidden part of path and u.
+        sweep_forward: ``(params, observation, u, path, v) -> (path, v, note)``: renew the observed part of path and v. The
+            note holds what the layer computed at these points and can use again on the way back, or None.
+        sweep_backward: ``(params, observation, v, path, u, note) -> (path, u)``: renew the hidden part of path and u; the
+            note is the one `sweep_forward` left at the same points, or None where there is none.
+        sweep_blocks: block evaluations of one sweep forward and back: ``blocks`` where the note saves the way back, twice
+            that where it does not.
         move: ``u-shaped -> v-shaped``, where the layer puts each entry; `stay` for layers that keep entries in place.
         move_back: the opposite of ``move``. An observation moves along: `carried`.
         fit_to_data: ``(params, batch_u) -> params``, data-dependent initialisation.
@@ -92,8 +96,9 @@ class Bijector(NamedTuple):
     inverse: Callable[..., tuple[jax.Array, jax.Array]]
     estimate: Callable[..., tuple[jax.Array, LogDet]]
     trace: Callable[..., tuple[jax.Array, Any]]
-    sweep_forward: Callable[..., tuple[Any, jax.Array]]
+    sweep_forward: Callable[..., tuple[Any, jax.Array, Any]]
     sweep_backward: Callable[..., tuple[Any, jax.Array]]
+    sweep_blocks: int
     move: Callable[[jax.Array], jax.Array]
     move_back: Callable[[jax.Array], jax.Array]
     fit_to_data: Callable[..., Params]
@@ -152,6 +157,7 @@ def layer(
     estimate_log_det: Callable[..., LogDet] | None = None,
     forward_step: Callable[..., jax.Array] | None = None,
     backward_step: Callable[..., jax.Array] | None = None,
+    backward_from_image: Callable[..., jax.Array] | None = None,
     output_shape: Callable[[Shape], Shape] = stay,
     move: Callable[[jax.Array], jax.Array] = stay,
     move_back: Callable[[jax.Array], jax.Array] = stay,
@@ -171,6 +177,8 @@ def layer(
         estimate_log_det: ``(key, estimator, params, u) -> LogDet``; the exact one when left out.
         forward_step: ``(params, u, v_guess) -> v``, explicit; ``transform`` when left out.
         backward_step: ``(params, v, u_guess) -> u``, explicit; the closed-form inverse when left out.
+        backward_from_image: ``(v, u_guess, image) -> u``, the value of ``backward_step`` for less, given the value of
+            ``forward_step`` at the same u_guess; None for a layer that cannot use it.
         output_shape, move, move_back, fit_to_data, constrain, lipschitz, blocks: as in `Bijector`.
 
     Returns:
@@ -194,16 +202,26 @@ def layer(
     def trace(params: Params, u: jax.Array) -> tuple[jax.Array, Any]:
         return transform(params, u), ()
 
-    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
-        return path, v + carried(bijector, observation).observed_part(step_forward(params, u, v) - v)
+    def sweep_forward(
+        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
+    ) -> tuple[Any, jax.Array, jax.Array | None]:
+        image = step_forward(params, u, v)
+        v = v + carried(bijector, observation).observed_part(image - v)
+        return path, v, None if backward_from_image is None else image
 
-    def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
-        return path, u + observation.hidden_part(step_backward(params, v, u) - u)
+    def sweep_backward(
+        params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array, note: jax.Array | None
+    ) -> tuple[Any, jax.Array]:
+        if note is None or backward_from_image is None:
+            renewed = step_backward(params, v, u)
+        else:
+            renewed = backward_from_image(v, u, note)
+        return path, u + observation.hidden_part(renewed - u)
 
     bijector = Bijector(
         spec=spec, blocks=blocks, init=init, output_shape=output_shape, transform=transform, invert=invert,
         forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
-        sweep_backward=sweep_backward, move=move, move_back=move_back, fit_to_data=fit_to_data,
-        constrain=constrain, lipschitz=lipschitz,
+        sweep_backward=sweep_backward, sweep_blocks=2 * blocks if backward_from_image is None else blocks,
+        move=move, move_back=move_back, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip
     return bijector

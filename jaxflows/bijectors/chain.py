@@ -74,17 +74,23 @@ def chain(*layers: Bijector) -> Bijector:
             points.append(u)
         return u, (tuple(inner), tuple(points[:-1]))
 
-    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
-        inner, points = list(path[0]), [*path[1], v]
+    def sweep_forward(
+        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
+    ) -> tuple[Any, jax.Array, Any]:
+        inner, points, notes = list(path[0]), [*path[1], v], []
         for position, (p, bijector) in enumerate(zip(params, layers, strict=True)):
             start = u if position == 0 else points[position - 1]
-            inner[position], points[position] = bijector.sweep_forward(
+            inner[position], points[position], note = bijector.sweep_forward(
                 p, observation, start, inner[position], points[position]
             )
+            notes.append(note)
             observation = carried(bijector, observation)
-        return (tuple(inner), tuple(points[:-1])), points[-1]
+        return (tuple(inner), tuple(points[:-1])), points[-1], tuple(notes)
 
-    def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+    def sweep_backward(
+        params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array, note: Any
+    ) -> tuple[Any, jax.Array]:
+        notes = [None] * len(layers) if note is None else note
         observations = [observation]
         for bijector in layers[:-1]:
             observations.append(carried(bijector, observations[-1]))
@@ -92,7 +98,7 @@ def chain(*layers: Bijector) -> Bijector:
         for position in reversed(range(len(layers))):
             end = v if position == len(layers) - 1 else points[position + 1]
             inner[position], points[position] = layers[position].sweep_backward(
-                params[position], observations[position], end, inner[position], points[position]
+                params[position], observations[position], end, inner[position], points[position], notes[position]
             )
         return (tuple(inner), tuple(points[1:])), points[0]
 
@@ -125,7 +131,8 @@ def chain(*layers: Bijector) -> Bijector:
         spec=describe("chain", layers=[json.loads(bijector.spec) for bijector in layers]),
         blocks=sum(bijector.blocks for bijector in layers), init=init, output_shape=output_shape, transform=transform,
         invert=invert, forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
-        sweep_backward=sweep_backward, move=move if moving else stay,
+        sweep_backward=sweep_backward, sweep_blocks=sum(bijector.sweep_blocks for bijector in layers),
+        move=move if moving else stay,
         move_back=move_back if moving else stay, fit_to_data=fit_to_data,
         constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip
@@ -198,24 +205,28 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         v, (inner, points) = jax.lax.scan(step, u, params)
         return v, (inner, points[:-1])
 
-    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
+    def sweep_forward(
+        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
+    ) -> tuple[Any, jax.Array, Any]:
         def step(t: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
             p, inner, guess = xs
-            inner, t = body.sweep_forward(p, observation, t, inner, guess)
-            return t, (inner, t)
+            inner, t, note = body.sweep_forward(p, observation, t, inner, guess)
+            return t, (inner, t, note)
 
         points = jnp.concatenate([path[1], v[None]])
-        v, (inner, points) = jax.lax.scan(step, u, (params, path[0], points))
-        return (inner, points[:-1]), v
+        v, (inner, points, notes) = jax.lax.scan(step, u, (params, path[0], points))
+        return (inner, points[:-1]), v, notes
 
-    def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
+    def sweep_backward(
+        params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array, note: Any
+    ) -> tuple[Any, jax.Array]:
         def step(t: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
-            p, inner, guess = xs
-            inner, t = body.sweep_backward(p, observation, t, inner, guess)
+            p, inner, guess, left = xs
+            inner, t = body.sweep_backward(p, observation, t, inner, guess, left)
             return t, (inner, t)
 
         points = jnp.concatenate([u[None], path[1]])
-        u, (inner, points) = jax.lax.scan(step, v, (params, path[0], points), reverse=True)
+        u, (inner, points) = jax.lax.scan(step, v, (params, path[0], points, note), reverse=True)
         return (inner, points[1:]), u
 
     def fit_to_data(params: Params, batch: jax.Array) -> Params:
@@ -234,6 +245,6 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
     return Bijector(
         spec=describe("scan_chain", body=json.loads(body.spec), depth=depth), blocks=depth * body.blocks, init=init,
         output_shape=output_shape, transform=transform, invert=invert, forward=forward, inverse=inverse,
-        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, move=stay,
-        move_back=stay, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
+        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward,
+        sweep_blocks=depth * body.sweep_blocks, move=stay, move_back=stay, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip

@@ -39,11 +39,17 @@ def invert(inner: Bijector) -> Bijector:
         v = transform(params, u)
         return v, inner.trace(params, v)[1]
 
-    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array]:
-        return inner.sweep_backward(params, carried(bijector, observation).complement(), u, path, v)
+    def sweep_forward(
+        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
+    ) -> tuple[Any, jax.Array, None]:
+        return *inner.sweep_backward(params, carried(bijector, observation).complement(), u, path, v, None), None
 
-    def sweep_backward(params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array) -> tuple[Any, jax.Array]:
-        return inner.sweep_forward(params, carried(bijector, observation).complement(), v, path, u)
+    def sweep_backward(
+        params: Params, observation: Any, v: jax.Array, path: Any, u: jax.Array, note: None
+    ) -> tuple[Any, jax.Array]:
+        del note
+        path, u, _ = inner.sweep_forward(params, carried(bijector, observation).complement(), v, path, u)
+        return path, u
 
     def fit_to_data(params: Params, batch: jax.Array) -> Params:
         del batch
@@ -57,7 +63,8 @@ def invert(inner: Bijector) -> Bijector:
     bijector = Bijector(
         spec=describe("invert", inner=json.loads(inner.spec)), blocks=inner.blocks, init=inner.init,
         output_shape=output_shape, transform=transform, invert=inverted, forward=inner.inverse, inverse=inner.forward,
-        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward, 
+        estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward,
+        sweep_blocks=2 * inner.blocks,
         move=inner.move_back, move_back=inner.move, fit_to_data=fit_to_data, constrain=inner.constrain, lipschitz=inner.lipschitz,
     )  # fmt: skip
     _INNER[bijector] = inner
