@@ -1,0 +1,152 @@
+"""Scores against their definitions written out as loops, their expectations, and their refusals."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflows.metrics import crps, energy_score, interval_coverage, rmse_mean, rmse_sample
+
+ROWS, DRAWS, EVENT = 3, 5, (2, 3)
+
+
+@pytest.fixture
+def case():
+    rng = np.random.default_rng(0)
+    samples = rng.standard_normal((ROWS, DRAWS, *EVENT)).astype(np.float32)
+    truth = rng.standard_normal((ROWS, *EVENT)).astype(np.float32)
+    observed = rng.random((ROWS, *EVENT)) < 0.4
+    observed[0] = True
+    return jnp.asarray(samples), jnp.asarray(truth), jnp.asarray(observed)
+
+
+def missing_entries(samples, truth, observed):
+    return [
+        (np.asarray(samples)[(i, slice(None), *where)], float(truth[(i, *where)]))
+        for i in range(len(truth))
+        for where in itertools.product(*map(range, truth.shape[1:]))
+        if not observed[(i, *where)]
+    ]
+
+
+def reference_rmse_mean(samples, truth, observed):
+    return math.sqrt(np.mean([(s.mean() - y) ** 2 for s, y in missing_entries(samples, truth, observed)]))
+
+
+def reference_rmse_sample(samples, truth, observed):
+    return math.sqrt(np.mean([(s - y) ** 2 for s, y in missing_entries(samples, truth, observed)]))
+
+
+def fair(distance, draws, y):
+    pairs = [distance(a, b) for a, b in itertools.permutations(draws, 2)]
+    return np.mean([distance(s, y) for s in draws]) - np.mean(pairs) / 2
+
+
+def reference_crps(samples, truth, observed):
+    return np.mean([fair(lambda a, b: abs(a - b), s, y) for s, y in missing_entries(samples, truth, observed)])
+
+
+def reference_energy(samples, truth, observed):
+    scores = []
+    for s, y, o in zip(np.asarray(samples), np.asarray(truth), np.asarray(observed), strict=True):
+        if not o.all():
+            scores.append(fair(lambda a, b: np.linalg.norm(a - b), s[:, ~o], y[~o]))
+    return np.mean(scores)
+
+
+SCORES = [
+    (rmse_mean, reference_rmse_mean),
+    (rmse_sample, reference_rmse_sample),
+    (crps, reference_crps),
+    (energy_score, reference_energy),
+]
+
+
+@pytest.mark.parametrize(("score", "reference"), SCORES)
+def test_a_score_is_its_definition(case, score, reference):
+    np.testing.assert_allclose(score(*case), reference(*case), rtol=1e-5)
+    np.testing.assert_allclose(jax.jit(score)(*case), reference(*case), rtol=1e-5)
+
+
+@pytest.mark.parametrize("score", [score for score, _ in SCORES])
+def test_observed_entries_do_not_count_not_even_nan_ones(case, score):
+    samples, truth, observed = case
+    spoilt = jnp.where(observed, jnp.nan, truth)
+    np.testing.assert_array_equal(score(samples, spoilt, observed), score(samples, truth, observed))
+    assert jnp.all(jnp.isfinite(jax.grad(score)(samples, spoilt, observed)))
+
+
+@pytest.mark.parametrize("score", [score for score, _ in SCORES])
+def test_gradients_are_finite_and_right(case, score):
+    samples, truth, observed = case
+    gradient = jax.grad(score)(samples, truth, observed)
+    direction = jax.random.normal(jax.random.key(1), samples.shape)
+    step = 1e-2
+    difference = (
+        score(samples + step * direction, truth, observed) - score(samples - step * direction, truth, observed)
+    ) / (2 * step)
+    np.testing.assert_allclose(jnp.sum(gradient * direction), difference, rtol=2e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("score", [score for score, _ in SCORES])
+def test_nothing_missing_is_nan(case, score):
+    samples, truth, _ = case
+    assert jnp.isnan(score(samples, truth, jnp.ones_like(truth, bool)))
+
+
+def test_an_exact_posterior_is_covered_as_often_as_the_level_says():
+    """Ties (a variable that is 0 half of the time) and few samples included."""
+    rows, draws = 4000, 4
+    values = jax.random.normal(jax.random.key(2), (rows, draws + 1, 1)).clip(0.0)
+    observed = jnp.zeros((rows, 1), bool)
+    for level in (0.1, 0.5, 0.9):
+        seen = interval_coverage(jax.random.key(3), values[:, 1:], values[:, 0], observed, level)
+        assert abs(seen - level) < 5 * math.sqrt(level * (1 - level) / rows)
+
+
+def test_too_narrow_a_posterior_is_seen():
+    truth = jax.random.normal(jax.random.key(4), (2000, 1))
+    samples = 0.5 * jax.random.normal(jax.random.key(5), (2000, 63, 1))
+    observed = jnp.zeros((2000, 1), bool)
+    # P(|y| < 0.5 Phi^-1(0.95)) = 0.589
+    seen = interval_coverage(jax.random.key(6), samples, truth, observed, 0.9)
+    assert abs(seen - 0.589) < 0.06
+    sharp = crps(jax.random.normal(jax.random.key(7), samples.shape), truth, observed)
+    assert sharp < crps(samples, truth, observed)
+
+
+def test_crps_of_the_exact_posterior_has_its_known_mean():
+    rows = 20_000
+    truth = jax.random.normal(jax.random.key(8), (rows, 1))
+    samples = jax.random.normal(jax.random.key(9), (rows, 2, 1))
+    observed = jnp.zeros((rows, 1), bool)
+    each = jax.vmap(lambda s, t, o: crps(s[None], t[None], o[None]))(samples, truth, observed)
+    # E|s - y| - E|s - s'| / 2 = E|s - y| / 2 = 1 / sqrt(pi)
+    assert abs(crps(samples, truth, observed) - 1 / math.sqrt(math.pi)) < 5 * float(jnp.std(each)) / math.sqrt(rows)
+
+
+@pytest.mark.parametrize("score", [score for score, _ in SCORES])
+def test_wrong_shapes_are_refused(case, score):
+    samples, truth, observed = case
+    with pytest.raises(
+        ValueError, match=r"expected samples of shape \(rows, num_samples >= \d, \*event\).*got \(3, 2, 3\)"
+    ):
+        score(truth, truth, observed)
+    with pytest.raises(ValueError, match="expected a boolean mask of the truth's shape"):
+        score(samples, truth, observed[:1])
+    with pytest.raises(ValueError, match="got float32"):
+        score(samples, truth, observed.astype(jnp.float32))
+
+
+def test_scores_of_spread_need_two_samples_and_a_sensible_level(case):
+    samples, truth, observed = case
+    for score in (crps, energy_score):
+        with pytest.raises(ValueError, match="num_samples >= 2"):
+            score(samples[:, :1], truth, observed)
+    with pytest.raises(ValueError, match=r"probability in \(0, 1\); got 90"):
+        interval_coverage(jax.random.key(0), samples, truth, observed, 90)
