@@ -42,7 +42,8 @@ def power_iteration(operator: Callable[[jax.Array], jax.Array], t: jax.Array, st
         # an operator that is zero for a while must not wipe out the state
         return jnp.where(jnp.linalg.norm(moved) > 0, _unit(moved), t)
 
-    t = jax.lax.fori_loop(0, steps, body, _unit(t))
+    # at the fixed point the norm does not move with t, so its derivative is u t^T and the iteration needs none
+    t = jax.lax.stop_gradient(jax.lax.fori_loop(0, steps, body, _unit(t)))
     return jnp.linalg.norm(operator(t)), t
 
 
