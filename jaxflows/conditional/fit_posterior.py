@@ -17,7 +17,7 @@ import optax
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.elbo import GradientEstimator, draw, gradient_estimator, log_det_gap
 from jaxflows.conditional.gauss_newton import Reference
-from jaxflows.conditional.hidden import Hidden, hidden
+from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.observation import Observation
 from jaxflows.conditional.posteriors import Posterior, householder, reference
 from jaxflows.flows import Flow
@@ -59,15 +59,15 @@ class FitTrace(NamedTuple):
     converged: np.ndarray
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _begin(
-    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int | None, params: Params,
-    observations: Observation, y_observed: jax.Array, keys: jax.Array,
+    flow: Flow, posterior: Posterior, max_hidden: int, params: Params, observations: Observation,
+    y_observed: jax.Array, keys: jax.Array,
 ) -> tuple[Any, Reference]:  # fmt: skip
     def one(arguments: Any) -> tuple[Any, Reference]:
         observation, known, key = arguments
         where = hidden(observation, max_hidden)
-        start = reference(posterior, flow, params, where, observation.observed_part(known), solver)
+        start = reference(posterior, flow, params, where, observation.observed_part(known))
         return posterior.init(key, where.slots.size), start
 
     # one row at a time: the reference factorises K x K matrices, which batch badly on CPU
@@ -76,7 +76,7 @@ def _begin(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7))
 def _advance(
-    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int | None,
+    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int,
     optimizer: optax.GradientTransformation, estimator: GradientEstimator, num_samples: int, path_derivative: bool,
     params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, state: Any, moving: jax.Array,
     key: jax.Array,
@@ -119,7 +119,7 @@ def _advance(
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _measure(
-    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int | None, num_samples: int,
+    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int, num_samples: int,
     params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, theta: Any, key: jax.Array,
 ) -> jax.Array:  # fmt: skip
     def row(arguments: Any) -> jax.Array:
@@ -208,7 +208,7 @@ def fit_posterior(
     k_init, k_bound, k_steps = jax.random.split(key, 3)
     rows = len(y_observed)
     problem = (params, observations, y_observed)
-    theta, starts = _begin(flow, posterior, solver, max_hidden, *problem, jax.random.split(k_init, rows))
+    theta, starts = _begin(flow, posterior, max_hidden, *problem, jax.random.split(k_init, rows))
     state = (theta, jax.vmap(optimizer.init)(theta))
     if not jax.tree.leaves(theta):
         steps = 0

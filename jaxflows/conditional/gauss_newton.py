@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
 from jaxflows.flows import Flow
-from jaxflows.solvers.equation import ConstraintSolver
+from jaxflows.solvers.boundary_sweep import boundary_sweep
 
 # lengths tried along a Gauss-Newton direction, all in one batched encode
 STEP_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03)
@@ -58,19 +58,23 @@ class Linearised(NamedTuple):
     moving: jax.Array
 
 
-def prior_reference(
-    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, solver: ConstraintSolver
-) -> Reference:
+def _completion_of_zero(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> tuple[jax.Array, SolveInfo]:
+    """The event with x_hidden = 0, or as near as the sweep comes: a start needs no fallback, which would be compiled too."""
+    solution, info = boundary_sweep()(flow, params, where.observation, y_observed, jnp.zeros(flow.latent_shape), None)
+    return solution.y, info
+
+
+def prior_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> Reference:
     """eta = x_hidden, so that q starts at the prior N(0, I). The anchor is the solution for x_hidden = 0."""
-    solution, info = solver(flow, params, where.observation, y_observed, jnp.zeros(flow.latent_shape), None)
+    anchor, info = _completion_of_zero(flow, params, where, y_observed)
     size = where.slots.size
     zeros = jnp.zeros((size, size), y_observed.dtype)
     identity = jnp.eye(size, dtype=y_observed.dtype)
-    return Reference(jnp.zeros(size, y_observed.dtype), identity, jnp.zeros(()), solution.y, zeros, info)
+    return Reference(jnp.zeros(size, y_observed.dtype), identity, jnp.zeros(()), anchor, zeros, info)
 
 
 def gauss_newton_reference(
-    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, solver: ConstraintSolver, max_steps: int = 12
+    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, max_steps: int = 12
 ) -> Reference:
     """The reference in which the Gauss-Newton posterior is eta ~ N(0, I).
 
@@ -78,14 +82,13 @@ def gauss_newton_reference(
         flow, params: the flow.
         where: the hidden subspace, K slots.
         y_observed: (*event,), its hidden part zero.
-        solver: solves for x_hidden = 0, where the search for the anchor begins.
         max_steps: Gauss-Newton steps at most.
 
     Returns:
         The reference. ``info`` says whether the anchor was found: ``residual`` is the predicted decrease of |x|^2 / 2
         still to be had. Cost: a step takes K JVPs of ``encode`` and O(d K^2) arithmetic.
     """
-    solution, info = solver(flow, params, where.observation, y_observed, jnp.zeros(flow.latent_shape), None)
+    y, info = _completion_of_zero(flow, params, where, y_observed)
     border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y_observed.dtype))
     lengths = jnp.asarray((0.0, *STEP_LENGTHS), y_observed.dtype)
 
@@ -111,7 +114,7 @@ def gauss_newton_reference(
         return Linearised(y, where.compress(x), columns, factor, decrease, carry.steps + 1, moving)
 
     with jax.default_matmul_precision("highest"):
-        y, slots = solution.y, where.slots.size
+        slots = where.slots.size
         zeros = functools.partial(jnp.zeros, dtype=y.dtype)
         count, moving = jnp.zeros((), jnp.int32), jnp.ones((), bool)
         begin = Linearised(

@@ -22,7 +22,6 @@ from jaxflows.bijectors.base import Params
 from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference, prior_reference
 from jaxflows.conditional.hidden import Hidden
 from jaxflows.flows import Flow
-from jaxflows.solvers.equation import ConstraintSolver
 
 STARTS = {"gauss_newton": gauss_newton_reference, "prior": prior_reference}
 
@@ -45,11 +44,9 @@ class Posterior(NamedTuple):
     log_prob: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
-def reference(
-    posterior: Posterior, flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, solver: ConstraintSolver
-) -> Reference:
+def reference(posterior: Posterior, flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> Reference:
     """The reference the posterior is written in, for one observation."""
-    return STARTS[posterior.start](flow, params, where, y_observed, solver)
+    return STARTS[posterior.start](flow, params, where, y_observed)
 
 
 def hidden_normal_log_prob(used: jax.Array, eps: jax.Array) -> jax.Array:

@@ -74,7 +74,7 @@ def draw_samples(
     known = observation.observed_part(y_observed)
     k_init, k_draw = jax.random.split(key)
     if fitted is None:
-        start = reference(posterior, flow, params, where, known, solver)
+        start = reference(posterior, flow, params, where, known)
         theta: Any = posterior.init(k_init, where.slots.size)
     else:
         theta, start = fitted
