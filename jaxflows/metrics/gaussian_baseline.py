@@ -58,9 +58,7 @@ def fit_gaussian(rows: np.ndarray, *, shrinkage: float = 1e-4) -> Gaussian:
         raise ValueError(f"expected at least two rows of events, (n, *event); got shape {rows.shape}")
     flat = rows.reshape(len(rows), -1).astype(np.float64)
     if not np.all(np.isfinite(flat)):
-        raise ValueError(
-            f"expected complete, finite rows; got others, first in row {np.argmin(np.isfinite(flat).all(1))}"
-        )
+        raise ValueError(f"expected complete, finite rows; got others, first in row {np.argmin(np.isfinite(flat).all(1))}")
     if not shrinkage > 0:
         raise ValueError(f"expected shrinkage > 0; got {shrinkage}")
     mean = flat.mean(0)

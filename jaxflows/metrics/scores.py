@@ -1,7 +1,7 @@
 """Scores of completions against the truth, over the missing entries only.
 
-Shapes throughout: ``samples`` (rows, num_samples, *event), ``truth`` (rows, *event), ``observed`` (rows, *event), boolean,
-True where an entry was seen and is not scored. With nothing missing a score is NaN. All run under jit, vmap and grad.
+Shapes throughout: ``samples`` (rows, num_samples, *event), ``truth`` and boolean ``observed`` (rows, *event),
+True where an entry was seen, and so not scored. With nothing missing a score is NaN. All run under jit, vmap and grad.
 """
 
 from __future__ import annotations
@@ -10,14 +10,10 @@ import jax
 import jax.numpy as jnp
 
 
-def _missing_only(
-    samples: jax.Array, truth: jax.Array, observed: jax.Array, least_samples: int
-) -> tuple[jax.Array, jax.Array]:
+def _missing_only(samples: jax.Array, truth: jax.Array, observed: jax.Array, least_samples: int) -> tuple[jax.Array, jax.Array]:
     """Samples and truth with zeros where observed, so that nothing there reaches a score or its gradient."""
     if truth.shape != observed.shape or observed.dtype != jnp.bool_:
-        raise ValueError(
-            f"expected a boolean mask of the truth's shape {truth.shape}; got {observed.dtype} {observed.shape}"
-        )
+        raise ValueError(f"expected a boolean mask of the truth's shape {truth.shape}; got {observed.dtype} {observed.shape}")
     if samples.ndim < 2 or (samples.shape[0], *samples.shape[2:]) != truth.shape or samples.shape[1] < least_samples:
         raise ValueError(
             f"expected samples of shape (rows, num_samples >= {least_samples}, *event) for rows and events "
@@ -48,9 +44,7 @@ def rmse_sample(samples: jax.Array, truth: jax.Array, observed: jax.Array) -> ja
     return jnp.sqrt(_pooled(jnp.mean((samples - truth[:, None]) ** 2, axis=1), observed))
 
 
-def interval_coverage(
-    key: jax.Array, samples: jax.Array, truth: jax.Array, observed: jax.Array, level: float
-) -> jax.Array:
+def interval_coverage(key: jax.Array, samples: jax.Array, truth: jax.Array, observed: jax.Array, level: float) -> jax.Array:
     """Fraction of missing entries inside their central interval of probability ``level``; calibrated means equal to it.
 
         u = (#{s < y} + V (1 + #{s = y})) / (num_samples + 1),  V ~ U[0, 1);   covered when |u - 1/2| <= level / 2
