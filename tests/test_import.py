@@ -12,9 +12,7 @@ import jaxflows
 
 
 def python(code, *options):
-    return subprocess.run(
-        [sys.executable, *options, "-c", code], check=True, capture_output=True, text=True
-    ).stdout.strip()
+    return subprocess.run([sys.executable, *options, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
 
 
 def test_import_raises_no_warning_and_leaves_heavy_libraries_alone():

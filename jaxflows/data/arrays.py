@@ -73,9 +73,7 @@ def _read_idx(path: Path, content: bytes, key: str | None, colour: bool) -> np.n
     expected = math.prod(shape) * dtype.itemsize
     got = len(content) - 4 - 4 * rank
     if got != expected:
-        raise DataFileError(
-            f"{path}: expected {expected} bytes of data for shape {shape}; got {got}: truncated or damaged"
-        )
+        raise DataFileError(f"{path}: expected {expected} bytes of data for shape {shape}; got {got}: truncated or damaged")
     return np.frombuffer(content, dtype, offset=4 + 4 * rank).reshape(shape).astype(dtype.newbyteorder("="))
 
 

@@ -52,9 +52,7 @@ def named_mask(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
         space = shape[:2]
         longest = min(space, default=0)
         if not 0 < side <= longest:
-            raise ValueError(
-                f"expected a centred square with a side from 1 to {longest} in events {shape}; got {name!r}"
-            )
+            raise ValueError(f"expected a centred square with a side from 1 to {longest} in events {shape}; got {name!r}")
         hole = tuple(slice((length - side) // 2, (length - side) // 2 + side) for length in space)
         observed = np.ones(space, bool)
         observed[hole] = False
@@ -75,9 +73,7 @@ def _argument(name: str, argument: str, convert: type) -> float | int:
     try:
         value = convert(argument)
     except ValueError:
-        raise ValueError(
-            f"expected a number after the colon, such as 'missing:0.5' or 'centre:8'; got {name!r}"
-        ) from None
+        raise ValueError(f"expected a number after the colon, such as 'missing:0.5' or 'centre:8'; got {name!r}") from None
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number after the colon; got {name!r}")
     return value
@@ -104,9 +100,7 @@ def load_mask(path: str | os.PathLike[str], event_shape: tuple[int, ...]) -> np.
     array = load_array(path)
     if str(path).lower().endswith((".npy", ".npz", ".csv")):
         if not np.all((array == 0) | (array == 1)):
-            raise DataFileError(
-                f"{path}: expected a mask of zeros and ones; got values from {array.min()} to {array.max()}"
-            )
+            raise DataFileError(f"{path}: expected a mask of zeros and ones; got values from {array.min()} to {array.max()}")
         observed = array != 0
     else:
         observed = array >= 128

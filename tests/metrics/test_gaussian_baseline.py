@@ -67,9 +67,7 @@ def test_fitting_recovers_the_moments_and_keeps_the_shape():
 
 def test_constant_columns_are_completed_by_their_constant():
     rows = np.stack([np.arange(10.0), np.full(10, 7.0)], 1)
-    result = gaussian_conditional(
-        fit_gaussian(rows), np.array([[3.0, np.nan]]), np.array([[True, False]]), num_samples=4
-    )
+    result = gaussian_conditional(fit_gaussian(rows), np.array([[3.0, np.nan]]), np.array([[True, False]]), num_samples=4)
     np.testing.assert_allclose(result.mean[0, 1], 7.0, atol=1e-9)
     assert np.isfinite(result.samples).all()
     assert np.isfinite(fit_gaussian(np.ones((3, 2))).factor).all()

@@ -87,9 +87,9 @@ def test_gradients_are_finite_and_right(case, score):
     gradient = jax.grad(score)(samples, truth, observed)
     direction = jax.random.normal(jax.random.key(1), samples.shape)
     step = 1e-2
-    difference = (
-        score(samples + step * direction, truth, observed) - score(samples - step * direction, truth, observed)
-    ) / (2 * step)
+    difference = (score(samples + step * direction, truth, observed) - score(samples - step * direction, truth, observed)) / (
+        2 * step
+    )
     np.testing.assert_allclose(jnp.sum(gradient * direction), difference, rtol=2e-2, atol=1e-3)
 
 
@@ -133,9 +133,7 @@ def test_crps_of_the_exact_posterior_has_its_known_mean():
 @pytest.mark.parametrize("score", [score for score, _ in SCORES])
 def test_wrong_shapes_are_refused(case, score):
     samples, truth, observed = case
-    with pytest.raises(
-        ValueError, match=r"expected samples of shape \(rows, num_samples >= \d, \*event\).*got \(3, 2, 3\)"
-    ):
+    with pytest.raises(ValueError, match=r"expected samples of shape \(rows, num_samples >= \d, \*event\).*got \(3, 2, 3\)"):
         score(truth, truth, observed)
     with pytest.raises(ValueError, match="expected a boolean mask of the truth's shape"):
         score(samples, truth, observed[:1])

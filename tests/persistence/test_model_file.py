@@ -93,9 +93,7 @@ def test_float16_files_are_half_the_size_and_stay_inside_the_lipschitz_constrain
     _, loaded, _ = load(tmp_path / "half")
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
     y = jax.random.normal(jax.random.key(5), shape)
-    np.testing.assert_allclose(
-        flow.encode(loaded, y), flow.encode(params, y), atol=8 * 2**-11 * float(jnp.abs(y).max())
-    )
+    np.testing.assert_allclose(flow.encode(loaded, y), flow.encode(params, y), atol=8 * 2**-11 * float(jnp.abs(y).max()))
     assert lipschitz(loaded) <= 0.95
 
 
