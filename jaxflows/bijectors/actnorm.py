@@ -43,6 +43,8 @@ def actnorm(*, over: str = "channel", scale_floor: float = 1e-3) -> Bijector:
         return jnp.sum(params["log_scale"]) * (u.size / params["log_scale"].size)
 
     def fit_to_data(params: Params, batch: jax.Array) -> Params:
+        if batch.shape[0] == 0:
+            raise ValueError(f"expected at least one row to start from; got a batch of shape {batch.shape}")
         shared = (0, *(axis + 1 for axis in _SHARED_AXES[over](batch.ndim - 1)))
         deviation = jnp.std(batch, axis=shared, keepdims=True)[0]
         floor = jnp.minimum(scale_floor, scale_floor * jnp.max(deviation))

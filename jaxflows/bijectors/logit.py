@@ -57,4 +57,6 @@ def dequantise(key: jax.Array, levels: jax.Array, *, num_levels: int = 256) -> j
     """
     if not jnp.issubdtype(levels.dtype, jnp.integer):
         raise ValueError(f"expected integer levels; got dtype {levels.dtype}")
-    return (levels + jax.random.uniform(key, levels.shape)) / num_levels
+    noisy = levels + jax.random.uniform(key, levels.shape)
+    # floating point may round the sum up to the next level: keep it inside its own cell
+    return jnp.minimum(noisy, jnp.nextafter(levels + 1.0, 0.0)) / num_levels

@@ -20,8 +20,9 @@ from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_sta
 
 Step = Callable[[Any, jax.Array], jax.Array]
 
-# iterations without a new best residual after which a solve has stagnated
+# a solve has stagnated when this many iterations together have not brought the residual down by one part in a hundred
 PATIENCE = 15
+GAIN = 0.99
 
 
 def default_tolerance(dtype: Any) -> float:
@@ -61,28 +62,30 @@ def iterate(
         return r, jnp.where(jnp.isfinite(size), size, jnp.inf)
 
     def unfinished(carry: tuple[Any, ...]) -> jax.Array:
-        _, best, best_size, _, steps, last_gain = carry
+        _, best, best_size, _, steps, _, last_gain = carry
         floor = 4 * jnp.finfo(best.dtype).eps * jnp.max(jnp.abs(best), initial=0.0)
         aim = jnp.minimum(tol, jnp.maximum(tol * (1.0 - contraction), floor))
         return (best_size > aim) & (steps < max_steps) & (steps - last_gain < PATIENCE)
 
     def body(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        x, best, best_size, memory, steps, last_gain = carry
+        x, best, best_size, memory, steps, mark, last_gain = carry
         r, size = residual_at(x)
         better = size < best_size
         best = jnp.where(better, x, best)
-        # a gain of under a tenth is the noise of rounding, not progress
-        last_gain = jnp.where(size < 0.9 * best_size, steps, last_gain)
         best_size = jnp.minimum(size, best_size)
+        # measured from the last mark, not from the last iterate: a slow contraction gains little a step but never stops
+        gained = best_size < GAIN * mark
+        mark, last_gain = jnp.where(gained, best_size, mark), jnp.where(gained, steps, last_gain)
         x_next, memory = anderson_next(memory, x, r) if history else (x + r, memory)
-        return x_next, best, best_size, memory, steps + 1, last_gain
+        return x_next, best, best_size, memory, steps + 1, mark, last_gain
 
     flat = start.reshape(-1)
     zero = jnp.zeros((), jnp.int32)
     memory: AndersonState | tuple[()] = anderson_start(flat, history) if history else ()
-    carry = (flat, flat, jnp.full((), jnp.inf, flat.dtype), memory, zero, zero)
+    infinite = jnp.full((), jnp.inf, flat.dtype)
+    carry = (flat, flat, infinite, memory, zero, infinite, zero)
     with jax.default_matmul_precision("highest"):
-        _, best, size, _, steps, _ = jax.lax.while_loop(unfinished, body, carry)
+        _, best, size, _, steps, _, _ = jax.lax.while_loop(unfinished, body, carry)
     return best.reshape(shape), SolveInfo(size, steps, size <= tol, steps)
 
 
