@@ -45,7 +45,7 @@ def invert_stack(
 
     def one_pass(flat: jax.Array) -> jax.Array:
         first, path = unravel(flat)
-        path, first = flow.bijector.sweep_backward(params, nothing, x, path, first)
+        path, first = flow.bijector.sweep_backward(params, nothing, x, path, first, None)
         return ravel_pytree((first, path))[0]
 
     flat, info = iterate(one_pass, flat, tol=tol, max_steps=max_passes, history=history)
