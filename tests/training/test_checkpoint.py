@@ -1,0 +1,99 @@
+"""Checkpoints: a killed run goes on as if it had not been, and a foreign checkpoint is refused."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jaxflows import flows
+from jaxflows.training.fit import fit
+
+ROWS = np.random.default_rng(0).normal(size=(96, 3)).astype(np.float32)
+FLOW = flows.residual(event_shape=(3,), blocks=2, hidden=8)
+SETTINGS = {
+    "epochs": 100, "batch_size": 16, "validate_every": 7, "checkpoint_every": 5, "patience": 1000, "validation": 0.2,
+    "ema_decay": 0.9, "progress": False,
+}  # fmt: skip
+
+
+def run(directory: Path | None, **changes):
+    options = {"noise": lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape), **SETTINGS, **changes}
+    flow = options.pop("flow", FLOW)
+    rows = options.pop("rows", ROWS)
+    return fit(jax.random.key(1), flow, rows, checkpoint_dir=directory, **options)
+
+
+def killed(directory: Path, after: int) -> None:
+    """Train in another process and kill it once a checkpoint of at least ``after`` steps is there."""
+    process = subprocess.Popen([sys.executable, __file__, str(directory)], env={**os.environ, "JAX_PLATFORMS": "cpu"})
+    deadline = time.monotonic() + 120
+    try:
+        while not any(int(path.name) >= after for path in directory.glob("[0-9]*") if path.name.isdigit()):
+            assert process.poll() is None, "the run ended before it could be killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+
+def test_a_run_killed_twice_gives_the_same_losses_and_parameters_bit_for_bit(tmp_path):
+    killed(tmp_path, 10)
+    killed(tmp_path, 40)
+    params, report = run(tmp_path)
+    whole, expected = run(None)
+    assert 40 <= report.resumed_at < expected.steps
+    np.testing.assert_array_equal(report.losses, expected.losses)
+    np.testing.assert_array_equal(report.validation_steps, expected.validation_steps)
+    np.testing.assert_array_equal(report.validation_losses, expected.validation_losses)
+    jax.tree.map(np.testing.assert_array_equal, params, whole)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run's folder, parameters and report."""
+    directory = tmp_path_factory.mktemp("finished")
+    return directory, *run(directory, epochs=2)
+
+
+def test_a_finished_run_is_returned_without_a_step(finished):
+    directory, params, report = finished
+    again, repeated = run(directory, epochs=2)
+    assert (report.resumed_at, repeated.resumed_at) == (0, report.steps)
+    np.testing.assert_array_equal(report.losses, repeated.losses)
+    jax.tree.map(np.testing.assert_array_equal, params, again)
+
+
+def test_what_a_kill_left_half_written_is_passed_over(finished, tmp_path):
+    directory, _, report = finished
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    half = tmp_path / f"{report.steps + 5}.orbax-checkpoint-tmp"
+    half.mkdir()
+    (half / "state").write_bytes(b"half")
+    assert run(tmp_path, epochs=2)[1].resumed_at == report.steps
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"flow": flows.residual(event_shape=(3,), blocks=2, hidden=9)}, "flow"),
+        ({"rows": ROWS + 1}, "data"),
+        ({"batch_size": 8}, "batch_size 8; got 16"),
+        ({"learning_rate": 0.5}, "learning_rate 0.5; got None"),
+        ({"patience": None}, "arrays"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused_by_name(finished, changes, named):
+    with pytest.raises(ValueError, match=rf"belongs to another run \(.*expected.*{named}"):
+        run(finished[0], epochs=2, **changes)
+
+
+if __name__ == "__main__":
+    run(Path(sys.argv[1]))
