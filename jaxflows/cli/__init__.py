@@ -1,0 +1,1 @@
+"""The command line: ``jaxflows complete``, ``jaxflows train`` and ``jaxflows info``."""

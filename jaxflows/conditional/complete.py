@@ -175,22 +175,25 @@ def complete(
         result.info.done[whole], result.info.converged[whole] = True, 1.0
     if empty.any():
         notes.append(f"{int(empty.sum())} of {count} rows have nothing observed: samples of the flow itself")
-    todo = np.flatnonzero(~result.info.done)
-    max_hidden = _slots(hidden_counts[todo], flow.size)
-    at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(todo))))
-    with progress_bar(len(todo), description="complete", unit="row", show=progress) as bar:
-        for begin in range(0, len(todo), at_once):
-            batch = todo[begin : begin + at_once]
-            # a short last batch is filled up with its own first row: one compiled shape for all
-            padded = np.concatenate([batch, np.full(at_once - len(batch), batch[0], batch.dtype)])
-            began = time.perf_counter()
-            try:
-                drawn = _work(key, flow, params, posterior, solver, max_hidden, num_samples, rows, observed, padded, fit_steps)
-            except KeyboardInterrupt:
-                notes.append(f"interrupted: {int(result.info.done.sum())} of {count} rows done")
-                break
-            _store(result, rows, observed, batch, drawn, time.perf_counter() - began)
-            bar.update(len(batch))
+    # batches are cut from all rows with anything missing, done before or not: a resumed run computes what one run would
+    work = np.flatnonzero(~whole)
+    max_hidden = _slots(hidden_counts[work], flow.size)
+    at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(work))))
+    todo = work[~result.info.done[work]]
+    try:
+        with progress_bar(len(todo), description="complete", unit="row", show=progress) as bar:
+            for begin in range(0, len(todo), at_once):
+                batch = todo[begin : begin + at_once]
+                # a short last batch is filled up with its own first row: one compiled shape for all
+                padded = np.concatenate([batch, np.full(at_once - len(batch), batch[0], batch.dtype)])
+                began = time.perf_counter()
+                drawn = _work(
+                    key, flow, params, posterior, solver, max_hidden, num_samples, rows, observed, padded, fit_steps
+                )
+                _store(result, rows, observed, batch, drawn, time.perf_counter() - began)
+                bar.update(len(batch))
+    except KeyboardInterrupt:
+        notes.append(f"interrupted: {int(result.info.done.sum())} of {count} rows done")
     return result._replace(notes=tuple(notes))
 
 
@@ -212,10 +215,12 @@ def _work(
     fitted = None
     if jax.tree.leaves(jax.eval_shape(posterior.init, key, max_hidden)):
         observations = jax.vmap(observe.mask)(seen)
-        fitted, _ = fit_posterior(
+        fitted, trace = fit_posterior(
             jax.random.fold_in(keys[0], 1), flow, params, observations, known, posterior=posterior, steps=fit_steps,
             solver=solver, max_hidden=max_hidden, progress=False,
         )  # fmt: skip
+        if trace.interrupted:
+            raise KeyboardInterrupt
     drawn = _draw_rows(flow, posterior, solver, max_hidden, num_samples, params, keys, seen, known, fitted)
     return jax.block_until_ready(drawn)
 

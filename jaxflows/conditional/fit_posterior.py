@@ -50,6 +50,7 @@ class FitTrace(NamedTuple):
         bound_std_error: likewise, its standard error over the draws.
         unconverged: (rows,), share of the fit's constraint solves that did not converge; those draws carry no gradient.
         converged: (rows,), whether the row's bound had stopped rising before the steps ran out.
+        interrupted: whether an interrupt ended the fit early.
     """
 
     steps: np.ndarray
@@ -57,6 +58,7 @@ class FitTrace(NamedTuple):
     bound_std_error: np.ndarray
     unconverged: np.ndarray
     converged: np.ndarray
+    interrupted: bool
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -214,7 +216,7 @@ def fit_posterior(
         steps = 0
     measure = functools.partial(_measure, flow, posterior, solver, max_hidden, bound_samples, *problem, starts)
     weights = [np.asarray(measure(theta, k_bound))]
-    moving, failed, measured_at = np.ones(rows, bool), [], [0]
+    moving, failed, measured_at, interrupted = np.ones(rows, bool), [], [0], False
     chunks = -(-steps // CHUNK)
     with progress_bar(chunks * CHUNK, description="fit posterior", show=progress) as bar:
         for chunk in range(chunks):
@@ -225,6 +227,7 @@ def fit_posterior(
                 )  # fmt: skip
                 weights.append(np.asarray(measure(state[0], k_bound)))
             except KeyboardInterrupt:
+                interrupted = True
                 break
             failed.append(np.asarray(failure))
             measured_at.append((chunk + 1) * CHUNK)
@@ -244,6 +247,7 @@ def fit_posterior(
         bound_std_error=np.nanstd(bounds, axis=-1, ddof=1) / np.sqrt(bound_samples),
         unconverged=np.mean(failed, axis=0) if failed else np.zeros(rows),
         converged=~moving,
+        interrupted=interrupted,
     )
     fitted = Fitted(state[0], starts)
     return (jax.tree.map(lambda leaf: leaf[0], fitted) if single else fitted), trace

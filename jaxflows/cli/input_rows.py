@@ -1,0 +1,163 @@
+"""Rows of a data file in the shape and scale of a model, and the masks laid over them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from jaxflows.cli.errors import CommandError
+from jaxflows.cli.models import Model
+from jaxflows.data import MASK_NAMES, DataFileError, load_array, load_digits_sample, load_mask, named_mask
+
+SHIPPED = "shipped MNIST test digits"
+NAN_MASK = "NaN"
+
+
+class Rows(NamedTuple):
+    """Selected rows of a file.
+
+    Attributes:
+        source: the file, for messages.
+        values: (rows, *event), floating point, on the model's scale.
+        numbers: (rows,), each row's number in the file.
+        total: rows in the file.
+        notes: what was decided without being asked.
+    """
+
+    source: str
+    values: np.ndarray
+    numbers: np.ndarray
+    total: int
+    notes: tuple[str, ...]
+
+
+def read_data(path: Path | None, key: str | None) -> np.ndarray:
+    """The array of a data file as it is, the shipped digits without one; CommandError where it cannot be read."""
+    if path is None:
+        return load_digits_sample()[0]
+    try:
+        return load_array(path, key=key)
+    except DataFileError as error:
+        raise CommandError(str(error)) from None
+
+
+def fit_rows(
+    array: np.ndarray, path: Path | None, event_shape: tuple[int, ...], chosen: slice, pixel_scale: float, owner: str
+) -> Rows:
+    """Bring an array to rows of events of ``event_shape``, floating point; raises CommandError where it does not fit.
+
+    Args:
+        array: (rows, *event), one event, or rows flattened or not where the model has them the other way.
+        path: its file, for messages; None for the shipped digits.
+        event_shape: of the model.
+        chosen: rows wanted.
+        pixel_scale: what 8-bit numbers are divided by.
+        owner: whose event shape it is, for messages.
+    """
+    source = SHIPPED if path is None else str(path)
+    size = int(np.prod(event_shape))
+    if array.shape == event_shape:
+        array = array[None]
+    flat = array.ndim == 2 or len(event_shape) == 1
+    if array.shape[1:] != event_shape and flat and array.ndim > 1 and int(np.prod(array.shape[1:])) == size:
+        array = array.reshape(len(array), *event_shape)
+    if array.shape[1:] != event_shape:
+        wanted = ", ".join(map(str, event_shape))
+        raise CommandError(f"{source}: expected rows of shape ({wanted}), the events of {owner}; got {array.shape}")
+    total, notes = len(array), []
+    if not total:
+        raise CommandError(f"{source}: holds no rows")
+    numbers = np.arange(total)[chosen]
+    if not len(numbers) or (chosen.stop is not None and chosen.stop > total):
+        raise CommandError(f"--rows: expected rows from 0 to {total - 1}, those of {source}; got {_range(chosen)}")
+    array = array[numbers]
+    if array.dtype == np.uint8:
+        array = (array / pixel_scale).astype(np.float32)
+        notes.append(f"{source}: 8-bit numbers, divided by {pixel_scale:g}")
+    elif array.dtype.kind in "iub":
+        notes.append(f"{source}: numbers of type {array.dtype} taken as they are, not scaled")
+        array = array.astype(np.float32)
+    return Rows(source, array, numbers, total, tuple(notes))
+
+
+def _range(chosen: slice) -> str:
+    return f"{chosen.start}:{'' if chosen.stop is None else chosen.stop}"
+
+
+def is_named_mask(text: str) -> bool:
+    """Whether a mask is given by name, its argument checked as far as it can be without an event shape."""
+    kinds = {name.partition(":")[0] for name in MASK_NAMES}
+    if text.partition(":")[0] not in kinds:
+        return False
+    if ":" in text:
+        try:
+            named_mask(text, (4096,))
+        except ValueError as error:
+            raise CommandError(f"--mask {text}: {error}") from None
+    return True
+
+
+def check_mask(text: str) -> None:
+    """Raise CommandError for a mask that is neither a name nor a file."""
+    if not is_named_mask(text) and not Path(text).is_file():
+        raise CommandError(f"--mask {text}: neither a file nor one of {', '.join(MASK_NAMES)}")
+
+
+def observed_entries(mask: str, rows: Rows, model: Model, seed: int) -> np.ndarray:
+    """A mask for every row, True where observed: (rows, *event). Random masks differ from row to row.
+
+    A row's mask depends on the seed and on its number in the file, not on the rows chosen beside it.
+    """
+    event_shape = model.flow.event_shape
+    if mask == NAN_MASK:
+        return ~np.isnan(rows.values)
+    if is_named_mask(mask):
+        shape = model.image_shape or event_shape
+        seeds = [int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) for number in rows.numbers]
+        try:
+            observed = np.stack([named_mask(mask, shape, one) for one in seeds])
+        except ValueError as error:
+            raise CommandError(f"--mask {mask}: {error}") from None
+        observed = observed.reshape(len(rows.values), *event_shape)
+    else:
+        observed = _mask_from_file(mask, rows, event_shape)
+    bad = observed & ~np.isfinite(rows.values)
+    if bad.any():
+        row, *position = (int(i) for i in np.argwhere(bad)[0])
+        value = rows.values[(row, *position)]
+        hint = "; leave --mask out to complete the NaN entries" if np.isnan(value) else ""
+        raise CommandError(
+            f"{rows.source}, row {rows.numbers[row]}: expected finite numbers where --mask {mask} observes; "
+            f"got {value} at position {tuple(position)}{hint}"
+        )
+    return observed
+
+
+def _mask_from_file(mask: str, rows: Rows, event_shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        observed = load_mask(mask, event_shape)
+    except DataFileError as error:
+        raise CommandError(str(error)) from None
+    if observed.shape == event_shape:
+        return np.repeat(observed[None], len(rows.values), axis=0)
+    if len(observed) == rows.total:
+        return observed[rows.numbers]
+    if len(observed) == len(rows.values):
+        return observed
+    raise CommandError(f"{mask}: expected {rows.total} masks, one for each row of {rows.source}; got {len(observed)}")
+
+
+def describe_mask(mask: str) -> str:
+    """A mask's name in words, for the head of a picture."""
+    kind, _, argument = mask.partition(":")
+    if kind == "missing" and re.fullmatch(r"[0-9.]+", argument):
+        return f"{100 * float(argument):g}% missing at random"
+    if kind == "centre":
+        return f"centre {argument} x {argument} missing"
+    if kind in ("left", "right", "top", "bottom"):
+        return f"{kind} half missing"
+    words = {"all": "everything observed", "none": "nothing observed", NAN_MASK: "missing entries of the data"}
+    return words.get(kind, f"mask {Path(mask).name}")

@@ -1,0 +1,78 @@
+"""Models by name or file, as the commands take them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxflows.cli.errors import CommandError
+
+if TYPE_CHECKING:
+    from jaxflows.flows import Flow
+    from jaxflows.metrics import Gaussian
+
+PACKAGED = {"mnist": "mnist_residual.safetensors", "digits": "digits_residual.safetensors"}
+DEFAULT_MODEL = "mnist"
+
+
+class Model(NamedTuple):
+    """A model that was loaded.
+
+    Attributes:
+        name: as given on the command line.
+        flow: the flow.
+        params: its parameters.
+        metadata: from the file.
+        fingerprint: of the file's bytes.
+        baseline: makes the Gaussian of the data it was trained on; None where there is none.
+    """
+
+    name: str
+    flow: Flow
+    params: Any
+    metadata: dict[str, Any]
+    fingerprint: str
+    baseline: Callable[[], Gaussian] | None
+
+    @property
+    def image_shape(self) -> tuple[int, ...] | None:
+        """(height, width) or (height, width, 3) when its events are pictures, None when they are vectors."""
+        named = self.metadata.get("image_shape")
+        shape = tuple(int(side) for side in named) if named else self.flow.event_shape
+        if shape[2:] == (1,):
+            shape = shape[:2]
+        pictures = len(shape) == 2 or shape[2:] == (3,)
+        return shape if pictures and math.prod(shape) == self.flow.size else None
+
+    @property
+    def pixel_scale(self) -> float:
+        """What 8-bit pixels are divided by."""
+        return float(self.metadata.get("pixel_scale", 255))
+
+
+def model_path(name: str) -> Path:
+    """The file of a packaged model or of a path, or CommandError when there is none."""
+    packaged = PACKAGED.get(name)
+    path = Path(name) if packaged is None else Path(__file__).parents[1] / "data" / "models" / packaged
+    if path.is_file():
+        return path
+    if packaged is not None:
+        raise CommandError(f"--model {name}: this installation lacks its file, {path}")
+    raise CommandError(f"--model {name}: neither a file nor one of {', '.join(PACKAGED)}")
+
+
+def load_model(name: str) -> Model:
+    """Load a model by name or file; raises CommandError where it cannot be."""
+    from jaxflows.metrics import load_mnist_gaussian
+    from jaxflows.persistence import ModelFileError, load
+
+    path = model_path(name)
+    try:
+        flow, params, metadata = load(path)
+    except ModelFileError as error:
+        raise CommandError(str(error)) from None
+    fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Model(name, flow, params, metadata, fingerprint, load_mnist_gaussian if name == DEFAULT_MODEL else None)
