@@ -233,9 +233,14 @@ def _latent_direction(
         step, cost = _schur(g, observation, solve_linear, point.defect)
         return -bijector.move(step), bijector.blocks + product * cost
 
+    def inner_solve(operator: LinearMap, b: jax.Array) -> jax.Array:
+        return solve_linear(operator, b)[0]
+
     def j_observed(u: jax.Array) -> jax.Array:
         seen = observation.observed_part(u)
-        return observation.observed_part(solve_linear(g, seen)[0]) + u - seen
+        # as a linear solve that knows its transpose, which the outer GMRES asks of every operator
+        solved = jax.lax.custom_linear_solve(g, seen, solve=inner_solve, transpose_solve=inner_solve)
+        return observation.observed_part(solved) + u - seen
 
     def g_observed(u: jax.Array) -> jax.Array:
         seen = observation.observed_part(u)
