@@ -45,7 +45,7 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
         params, v = args
         return v - network.apply(params, u)
 
-    # |step(u) - u| = |v - transform(u)|: the fixed point's residual is the inversion's own, and over 1 - coeff bounds its error
+    # |step(u) - u| = |v - transform(u)|: the fixed point's residual is the inversion's own; over 1 - coeff, its error's
     solve = fixed_point(step, contraction=network.coeff)
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:

@@ -20,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflows.bijectors.base import LogDet
 from jaxflows.log_det.jacobian import exact_log_det
@@ -56,10 +57,12 @@ PROBES = {"rademacher": rademacher, "gaussian": gaussian}
 
 def truncation_bound(lipschitz: float, size: int, terms: int, dtype: Any) -> jax.Array:
     """Certified |sum of the terms left out| <= d ( -log(1 - s) - sum_{k<=n} s^k / k ), s = Lip(h), d = size."""
-    s = jnp.asarray(lipschitz, dtype)
-    k = jnp.arange(1, terms + 1, dtype=dtype)
-    # the difference of two nearly equal numbers: never report less than rounding allows
-    return size * jnp.maximum(-jnp.log1p(-s) - jnp.sum(s**k / k), 0.0)
+    # in float64 on the host: the difference of two nearly equal numbers, with room for its rounding
+    s, k = float(lipschitz), np.arange(1, terms + 1)
+    whole = -np.log1p(-s)
+    difference = whole - np.sum(s**k / k) + 8 * np.finfo(np.float64).eps * whole
+    # for very many terms the geometric bound is the tighter one
+    return jnp.asarray(size * min(difference, s ** (terms + 1) / ((terms + 1) * (1.0 - s))), dtype)
 
 
 def _series(h: Network, tail: Tail, params: Any, u: jax.Array, draw: Draw) -> tuple[jax.Array, jax.Array]:

@@ -2,9 +2,9 @@
 
     log|det A| = 1/2 tr log(A^T A) ~ 1/2 mean_v |v|^2 sum_i tau_i^2 log(theta_i)
 
-over probes v with E[v v^T] = I: theta_i are the Ritz values of A^T A in the Krylov space of v, tau_i the first entries of
-their vectors (Ubaru, Chen and Saad 2017). The Ritz values come from the Golub-Kahan bidiagonalisation of A itself, whose
-singular values are their square roots: forming A^T A would halve the digits of the small ones.
+over probes v with E[v v^T] = I: theta_i are the Ritz values of A^T A in the Krylov space of v, tau_i the first
+entries of their vectors (Ubaru, Chen and Saad 2017). The Ritz values come from the Golub-Kahan bidiagonalisation of A
+itself, whose singular values are their square roots: forming A^T A would halve the digits of the small ones.
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ def stochastic_lanczos(
     Cost: ``probes * steps`` products with A and as many with A^T, O(probes steps^2 d) for full reorthogonalisation, and
     an SVD of a steps x steps matrix a probe.
 
-    When: values of log|det G^HH| where d is too large for the Jacobian (above about a thousand) or A is no near-identity,
-    so that the power series diverges. At equal cost it is about twice as many series terms, and needs no contraction.
+    When: values of log|det G^HH| where d is too large for the Jacobian (above about a thousand), or A is far from the
+    identity, so that the power series diverges. For A = I + J a step does what two terms of the series do.
     """
     if steps < 1 or probes < 1:
         raise ValueError(f"expected steps >= 1 and probes >= 1; got {steps} and {probes}")

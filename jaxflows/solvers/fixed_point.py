@@ -1,10 +1,10 @@
 """Fixed points x = F(x), solved to a true residual and differentiated implicitly.
 
-The stopping test is the residual |F(x) - x| at the iterate itself, in the maximum norm. (The residual-flow code in common
-use squares the step instead, so that its stated 1e-5 leaves errors of 3e-3 to 1e-1.) Where F is a contraction of known
-constant s the residual bounds the error, |x - x*| <= |F(x) - x| / (1 - s), and the solve goes on until that bound meets the
-tolerance or rounding forbids more. A solve also stops when the residual has not improved for a while, as happens at the
-rounding floor, and says so in ``info.converged``.
+The stopping test is the residual |F(x) - x| at the iterate itself, in the maximum norm. (The residual-flow code in
+common use squares the step instead, so that its stated 1e-5 leaves errors of 3e-3 to 1e-1.) Where F is a contraction of
+known constant s the residual bounds the error, |x - x*| <= |F(x) - x| / (1 - s), and the solve goes on until that bound
+meets the tolerance or rounding forbids more. A solve also stops when the residual has not improved for a while, as
+happens at the rounding floor, and says so in ``info.converged``.
 """
 
 from __future__ import annotations
@@ -94,8 +94,9 @@ def fixed_point(
 ) -> Callable[[Any, jax.Array], tuple[jax.Array, SolveInfo]]:
     """Make the solver of ``x = step(args, x)``, differentiable in ``args``, forward and backward, to any order.
 
-    With x the fixed point, the implicit function theorem gives x_dot = (I - d step/dx)^-1 (d step/d args) args_dot. The
-    linear system is itself a fixed point, w = b + (d step/dx) w, solved the same way; its transpose serves reverse mode.
+    With x the fixed point, the implicit function theorem gives x_dot = (I - d step/dx)^-1 (d step/d args) args_dot.
+    The linear system is itself a fixed point, w = b + (d step/dx) w, solved the same way; reverse mode solves its
+    transpose.
 
     Args:
         step: ``(args, x) -> x``, a contraction in x; args is any pytree.
