@@ -13,8 +13,6 @@ from jaxflows.cli.models import DEFAULT_MODEL, PACKAGED, Model, load_model, mode
 from jaxflows.cli.stop_signals import termination_interrupts, uninterrupted
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from jaxflows.cli.completed_rows import Task
     from jaxflows.conditional.complete import Completion
     from jaxflows.conditional.posteriors import Posterior
@@ -188,37 +186,37 @@ def _report(options: argparse.Namespace, rescue: Path, task: Task, completion: C
     done = completion.info.done
     for note in completion.notes:
         say(note)
-    if done.any():
-        say(completion_table(task, completion, model))
-    kept = []
-    if done.any() and _draw(options.output, task, completion, model):
-        kept.append(str(options.output))
+    if not done.any():
+        print("jaxflows: interrupted before the first row was done; nothing was written", file=sys.stderr)
+        return 130
+    say(completion_table(task, completion, model))
+    _draw(options.output, task, completion, model)
+    kept = [str(options.output)]
     interrupted = not done.all()
-    if options.save or options.resume or (interrupted and done.any()):
+    if options.save or options.resume or interrupted:
         write_completed(rescue, task, completion)
         kept.append(str(rescue))
-    say(f"wrote {' and '.join(kept)}" if kept else "nothing to write")
+    say(f"wrote {' and '.join(kept)}")
     if not interrupted:
         return 0
-    how = f"go on with: jaxflows complete --resume {rescue}" if rescue.exists() and done.any() else "start again"
-    print(f"jaxflows: interrupted with {int(done.sum())} of {len(done)} rows done; {how}", file=sys.stderr)
+    print(
+        f"jaxflows: interrupted with {int(done.sum())} of {len(done)} rows done, kept in {rescue}; "
+        f"go on with: jaxflows complete --resume {rescue}",
+        file=sys.stderr,
+    )
     return 130
 
 
-def _draw(path: Path, task: Task, completion: Completion, model: Model) -> bool:
+def _draw(path: Path, task: Task, completion: Completion, model: Model) -> None:
+    import jax
+
     from jaxflows.cli.input_rows import describe_mask
     from jaxflows.plotting import completion_figure, save_figure
 
     done = completion.info.done
+    finished = jax.tree.map(lambda leaf: leaf[done], completion._replace(notes=()))
     figure = completion_figure(
-        task.rows[done], task.observed[done], _part(completion, done), groups=task.mask_of[done],
+        task.rows[done], task.observed[done], finished, groups=task.mask_of[done],
         titles=[describe_mask(mask) for mask in task.settings["masks"]], image_shape=model.image_shape,
     )  # fmt: skip
     save_figure(figure, path)
-    return True
-
-
-def _part(completion: Completion, chosen: np.ndarray) -> Completion:
-    import jax
-
-    return jax.tree.map(lambda leaf: leaf[chosen], completion._replace(notes=()))

@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     from jaxflows.flows import Flow
     from jaxflows.metrics import Gaussian
 
-PACKAGED = {"mnist": "mnist_residual.safetensors", "digits": "digits_residual.safetensors"}
+
+class Packaged(NamedTuple):
+    """A model that comes with the package: its file, and the shape of its events as pictures."""
+
+    file: str
+    image_shape: tuple[int, ...]
+
+
+PACKAGED = {
+    "mnist": Packaged("mnist_residual.safetensors", (28, 28)),
+    "digits": Packaged("digits_residual.safetensors", (8, 8)),
+}
 DEFAULT_MODEL = "mnist"
 
 
@@ -40,8 +51,9 @@ class Model(NamedTuple):
     @property
     def image_shape(self) -> tuple[int, ...] | None:
         """(height, width) or (height, width, 3) when its events are pictures, None when they are vectors."""
-        named = self.metadata.get("image_shape")
-        shape = tuple(int(side) for side in named) if named else self.flow.event_shape
+        if self.name in PACKAGED:
+            return PACKAGED[self.name].image_shape
+        shape = tuple(int(side) for side in self.metadata.get("image_shape", self.flow.event_shape))
         if shape[2:] == (1,):
             shape = shape[:2]
         pictures = len(shape) == 2 or shape[2:] == (3,)
@@ -56,7 +68,7 @@ class Model(NamedTuple):
 def model_path(name: str) -> Path:
     """The file of a packaged model or of a path, or CommandError when there is none."""
     packaged = PACKAGED.get(name)
-    path = Path(name) if packaged is None else Path(__file__).parents[1] / "data" / "models" / packaged
+    path = Path(name) if packaged is None else Path(__file__).parents[1] / "data" / "models" / packaged.file
     if path.is_file():
         return path
     if packaged is not None:

@@ -18,6 +18,7 @@ from jaxflows.conditional.posteriors import Posterior, gauss_newton
 from jaxflows.conditional.sample import Draws, draw_samples
 from jaxflows.flows import Flow
 from jaxflows.progress import progress_bar
+from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import robust
 
@@ -146,7 +147,8 @@ def complete(
         posterior: a family of `jaxflows.posteriors`; the Gauss-Newton posterior, which needs no fit, when None. A
             trainable family is fitted with ``fit_steps`` steps first (`jaxflows.fit_posterior` has every option).
         fit_steps: gradient steps for a trainable family.
-        solver: the constraint solver; the robust boundary sweep when None.
+        solver: the constraint solver; when None the boundary sweep, and for batches in which it left a draw unsolved the
+            sweep with its Newton-Krylov fallback, which is compiled only then.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
 
@@ -164,7 +166,6 @@ def complete(
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
     posterior = gauss_newton() if posterior is None else posterior
-    solver = robust() if solver is None else solver
     count, axes = len(rows), tuple(range(1, rows.ndim))
     hidden_counts = np.sum(~observed, axis=axes)
     result = _blank(flow, rows, observed, num_samples) if resume is None else _checked_resume(resume, rows, num_samples)
@@ -181,7 +182,7 @@ def complete(
     at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(work))))
     todo = work[~result.info.done[work]]
     try:
-        with progress_bar(len(todo), description="complete", unit="row", show=progress) as bar:
+        with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
             for begin in range(0, len(todo), at_once):
                 batch = todo[begin : begin + at_once]
                 # a short last batch is filled up with its own first row: one compiled shape for all
@@ -205,7 +206,7 @@ def _slots(hidden_counts: np.ndarray, size: int) -> int:
 
 
 def _work(
-    key: jax.Array, flow: Flow, params: Params, posterior: Posterior, solver: ConstraintSolver, max_hidden: int,
+    key: jax.Array, flow: Flow, params: Params, posterior: Posterior, solver: ConstraintSolver | None, max_hidden: int,
     num_samples: int, rows: np.ndarray, observed: np.ndarray, batch: np.ndarray, fit_steps: int,
 ) -> Draws:  # fmt: skip
     dtype = jnp.result_type(jnp.float32, rows.dtype)
@@ -213,7 +214,7 @@ def _work(
     seen = jnp.asarray(observed[batch])
     keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(batch))
     fitted = None
-    if jax.tree.leaves(jax.eval_shape(posterior.init, key, max_hidden)):
+    if jax.tree.leaves(jax.eval_shape(lambda k: posterior.init(k, max_hidden), key)):
         observations = jax.vmap(observe.mask)(seen)
         fitted, trace = fit_posterior(
             jax.random.fold_in(keys[0], 1), flow, params, observations, known, posterior=posterior, steps=fit_steps,
@@ -221,7 +222,12 @@ def _work(
         )  # fmt: skip
         if trace.interrupted:
             raise KeyboardInterrupt
-    drawn = _draw_rows(flow, posterior, solver, max_hidden, num_samples, params, keys, seen, known, fitted)
+    problem = (params, keys, seen, known, fitted)
+    drawn = _draw_rows(flow, posterior, solver or boundary_sweep(), max_hidden, num_samples, *problem)
+    if solver is None and float(jnp.min(drawn.solve.converged)) < 1.0:
+        spent = drawn.solve.evaluations
+        drawn = _draw_rows(flow, posterior, robust(), max_hidden, num_samples, *problem)
+        drawn = drawn._replace(solve=drawn.solve._replace(evaluations=drawn.solve.evaluations + spent))
     return jax.block_until_ready(drawn)
 
 
