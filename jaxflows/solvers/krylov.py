@@ -31,8 +31,8 @@ def gmres(
     """Solve A x = b by restarted GMRES, to the true relative residual |A x - b| / |b|.
 
     The restarts are ours, one call of `jax.scipy.sparse.linalg.gmres` each, so that the residual that ends the solve is
-    the measured one, in float32 as an iterative refinement, and the cycles taken are known. JAX's own stopping rule takes a norm
-    below the rounding unit for zero whatever b's scale, hence each cycle solves for a right-hand side of norm one.
+    the measured one, in float32 as an iterative refinement, and the cycles taken are known. JAX's own stopping rule
+    takes a norm below the rounding unit for zero whatever b's scale, hence a right-hand side of norm one in each cycle.
 
     Args:
         operator: A, from an array to an array of the same shape.
