@@ -81,18 +81,17 @@ def _scalar(name, kind):
     return value, packed, unpack
 
 
-@pytest.mark.parametrize("kind", ["mask", "linear"])
-@pytest.mark.parametrize("name", sorted(FLOWS))
+@pytest.mark.parametrize(("name", "kind"), [("residual", "linear"), ("implicit", "mask"), ("squeezed", "mask")])
 def test_gradients_match_finite_differences(name, kind):
     with jax.enable_x64(True):
         value, packed, unpack = _scalar(name, kind)
-        gradient = jit(jax.grad(value))(packed)
+        run, rng = jit(jax.value_and_grad(value)), np.random.default_rng(2)
+        _, gradient = run(packed)
         assert all(float(jnp.max(jnp.abs(ravel_pytree(part)[0]))) > 0 for part in unpack(gradient))
-        run, rng = jit(value), np.random.default_rng(2)
         for _ in range(4):
             direction = jnp.asarray(rng.standard_normal(packed.shape))
             step = 1e-4 / jnp.linalg.norm(direction)
-            seen = (run(packed + step * direction) - run(packed - step * direction)) / (2 * step)
+            seen = (run(packed + step * direction)[0] - run(packed - step * direction)[0]) / (2 * step)
             np.testing.assert_allclose(gradient @ direction, seen, rtol=1e-5, atol=1e-6)
 
 
