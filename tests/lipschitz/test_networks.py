@@ -1,0 +1,153 @@
+"""Certified constants against dense oracles, and the constraint at the start and after rough handling."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflows.lipschitz import networks, spectral_norm
+from jaxflows.lipschitz.networks import _convolve
+from jaxflows.lipschitz.spectral_norm import conv_norm, leading_vector, power_iteration
+
+NETWORKS = {
+    "dense": (networks.dense(hidden=(32,)), (10,)),
+    "dense_deep_tanh": (networks.dense(hidden=(7, 16), activation="tanh", coeff=0.5), (2, 3)),
+    "conv": (networks.conv(channels=(6, 6)), (4, 4, 2)),
+    "conv_lipswish": (networks.conv(channels=(5,), kernels=(3, 3), activation="lipswish", coeff=0.9), (3, 5, 1)),
+}
+every_network = pytest.mark.parametrize("name", sorted(NETWORKS))
+
+
+@functools.cache
+def initial(name):
+    network, shape = NETWORKS[name]
+    return jax.jit(network.init, static_argnums=1)(jax.random.key(0), shape)
+
+
+def _dense_operator(kernel, shape):
+    """The matrix of the convolution really applied, padding included."""
+    size = int(np.prod(shape))
+    columns = jax.vmap(lambda e: _convolve(jnp.asarray(kernel), e.reshape(shape)).reshape(-1))(jnp.eye(size))
+    return np.asarray(columns, np.float64).T
+
+
+def _oracle(params):
+    norm = 1.0
+    for layer in params:
+        if "weight" in layer:
+            norm *= np.linalg.norm(np.asarray(layer["weight"], np.float64), 2)
+        else:
+            norm *= np.linalg.norm(_dense_operator(layer["kernel"], layer["top"].shape), 2)
+    return norm
+
+
+@every_network
+def test_the_start_is_inside_the_constraint_and_the_certificate_is_the_true_norm(name):
+    network, _ = NETWORKS[name]
+    oracle = _oracle(initial(name))
+    np.testing.assert_allclose(network.certify(initial(name)), oracle, rtol=1e-4)
+    # near the constant asked for, too: a network far inside it would learn little
+    assert 0.99 * network.coeff <= oracle <= network.coeff * (1 + 1e-6)
+
+
+@every_network
+def test_the_constraint_returns_after_a_large_perturbation(name):
+    network, _ = NETWORKS[name]
+    rng = np.random.default_rng(1)
+    params = jax.tree.map(lambda leaf: leaf + jnp.asarray(rng.standard_normal(leaf.shape), jnp.float32), initial(name))
+    assert _oracle(params) > 2 * network.coeff
+    settled = jax.jit(lambda p: jax.lax.fori_loop(0, 100, lambda _, q: network.constrain(q), p))(params)
+    assert _oracle(settled) <= network.coeff * (1 + 1e-3)
+    assert float(network.certify(settled)) <= network.coeff * (1 + 1e-3)
+
+
+@every_network
+def test_the_network_has_the_constant_it_certifies(name):
+    network, shape = NETWORKS[name]
+    u = jax.random.normal(jax.random.key(2), (16, *shape))
+
+    def norm(t):
+        jacobian = jax.jacfwd(lambda s: network.apply(initial(name), s))(t)
+        return jnp.linalg.norm(jacobian.reshape(t.size, t.size), ord=2)
+
+    assert float(jnp.max(jax.jit(jax.vmap(norm))(u))) <= network.coeff
+
+
+def test_a_network_inside_the_constraint_is_left_alone():
+    network, _ = NETWORKS["dense"]
+    small = jax.tree.map(lambda leaf: 0.5 * leaf, initial("dense"))
+    for before, after in zip(small, network.constrain(small), strict=True):
+        np.testing.assert_array_equal(before["weight"], after["weight"])
+
+
+@pytest.mark.parametrize(("side", "n_in", "n_out"), [(3, 2, 5), (5, 4, 1), (1, 3, 2)])
+def test_the_convolution_norm_is_that_of_the_padded_operator(side, n_in, n_out, monkeypatch):
+    kernel = jax.random.normal(jax.random.key(side), (side, side, n_in, n_out))
+    shape = (5, 4, n_in)
+    operator = functools.partial(_convolve, kernel)
+    truth = np.linalg.norm(_dense_operator(kernel, shape), 2)
+    np.testing.assert_allclose(conv_norm(operator, kernel, shape), truth, rtol=1e-5)
+    # past the limit a bound from above
+    monkeypatch.setattr(spectral_norm, "GRAM_LIMIT", 1)
+    assert truth * (1 - 1e-6) <= float(conv_norm(operator, kernel, shape))
+
+
+def test_the_bound_on_the_torus_comes_close_as_the_event_grows(monkeypatch):
+    kernel = jax.random.normal(jax.random.key(0), (3, 3, 1, 2))
+    operator, gaps = functools.partial(_convolve, kernel), []
+    for side in (4, 16):
+        truth = float(conv_norm(operator, kernel, (side, side, 1)))
+        with monkeypatch.context() as limited:
+            limited.setattr(spectral_norm, "GRAM_LIMIT", 1)
+            gaps.append(float(conv_norm(operator, kernel, (side, side, 1))) / truth - 1.0)
+    assert 0.0 <= gaps[1] < 0.03
+    assert gaps[1] < gaps[0] / 4
+
+
+def test_the_norm_of_the_reshaped_kernel_would_be_no_bound():
+    # equinox#810, pytorch#99149: all-ones 3x3 kernel, true norm near 9, reshaped norm 3
+    kernel, shape = jnp.ones((3, 3, 1, 1)), (12, 12, 1)
+    reshaped = np.linalg.norm(np.asarray(kernel).reshape(9, 1), 2)
+    truth = float(conv_norm(functools.partial(_convolve, kernel), kernel, shape))
+    assert reshaped < 3.01 < 8.0 < truth < 9.0
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (6, 30), (30, 6), (3, 1)])
+def test_leading_vector_attains_the_norm_at_any_rank(shape):
+    weight = jax.random.normal(jax.random.key(4), shape)
+    found = leading_vector(lambda t: t @ weight, jax.random.normal(jax.random.key(5), shape[:1]))
+    np.testing.assert_allclose(jnp.linalg.norm(found), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(jnp.linalg.norm(found @ weight), np.linalg.norm(weight, 2), rtol=1e-5)
+
+
+def test_power_iteration_never_exceeds_the_norm_and_survives_a_zero_operator():
+    weight = jax.random.normal(jax.random.key(6), (8, 5))
+    norm, top = power_iteration(lambda t: t @ weight, jnp.ones(8), 200)
+    assert float(norm) <= np.linalg.norm(weight, 2) * (1 + 1e-6)
+    np.testing.assert_allclose(norm, np.linalg.norm(weight, 2), rtol=1e-4)
+    norm, top = power_iteration(lambda t: 0.0 * t, jnp.ones(8), 3)
+    assert float(norm) == 0.0
+    np.testing.assert_allclose(jnp.linalg.norm(top), 1.0, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: networks.dense(hidden=()), "got \\(\\)"),
+        (lambda: networks.dense(hidden=(3, 0)), "got \\(3, 0\\)"),
+        (lambda: networks.dense(hidden=(3,), coeff=1.0), "expected 0 < coeff < 1; got 1.0"),
+        (lambda: networks.dense(hidden=(3,), activation="relu"), "expected an activation of .*; got 'relu'"),
+        (lambda: networks.conv(channels=(3,), kernels=(3, 2)), "expected 2 odd kernel sides; got \\(3, 2\\)"),
+        (lambda: networks.conv(channels=(3,)), "expected 2 odd kernel sides; got \\(3, 1, 3\\)"),
+        (lambda: NETWORKS["conv"][0].init(jax.random.key(0), (4,)), "\\(height, width, channels\\); got \\(4,\\)"),
+        (lambda: NETWORKS["conv"][0].apply(initial("conv"), jnp.zeros((8, 8, 2))), "\\(4, 4, 2\\).*got \\(8, 8, 2\\)"),
+        (lambda: NETWORKS["dense"][0].apply(initial("dense"), jnp.zeros(3)), "\\(10,\\).*got \\(3,\\)"),
+    ],
+)
+def test_bad_options_and_shapes_are_refused_in_words(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
