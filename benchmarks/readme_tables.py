@@ -1,0 +1,250 @@
+"""Write every measured figure of README.md and docs/ from the results files, between markers.
+
+    python -m benchmarks.readme_tables            # rewrite README.md and docs/*.md
+    python -m benchmarks.readme_tables --check    # change nothing; exit 1 where something would change
+
+A table stands in a page between ``<!-- results: NAME -->`` and ``<!-- end -->``, NAME being one of `TABLES`. Where its
+results file is not there yet, the page says which command makes it. A test holds the pages to what this writes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.constraint_summary import ALGORITHM_2
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+MARKED = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str]]
+
+
+def pages(root: Path = ROOT) -> list[Path]:
+    """README.md and every page of docs/."""
+    return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
+
+
+def read_rows(name: str, results: Path = RESULTS) -> list[Row]:
+    """The rows of ``NAME.json``, or of its parts ``NAME_*.json``; none when there are no such files."""
+    whole = results / f"{name}.json"
+    files = [whole] if whole.exists() else sorted(results.glob(f"{name}_*.json"))
+    return [row for file in files for row in json.loads(file.read_text())["rows"]]
+
+
+def render(text: str, results: Path = RESULTS) -> str:
+    """A page with every marked table written anew.
+
+    Raises:
+        ValueError: a marker that names no table.
+    """
+
+    def one(found: re.Match[str]) -> str:
+        begin, name, _, end = found.groups()
+        if name not in TABLES:
+            raise ValueError(f"expected a table of {sorted(TABLES)}; got {name!r}")
+        return f"{begin}\n{TABLES[name](results)}\n\n{end}"
+
+    return MARKED.sub(one, text)
+
+
+def table(rows: Sequence[Row], columns: Sequence[Column], source: str) -> str:
+    """Rows as a Markdown table with the file they come from below it, or a line saying how to make that file."""
+    if not rows:
+        return f"*Not measured yet: `python -m benchmarks.{source}` writes `benchmarks/results/{source}.json`.*"
+    lines = ["| " + " | ".join(head for head, _ in columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
+    return "\n".join([*lines, "", f"<sub>From `benchmarks/results/{source}.json`.</sub>"])
+
+
+def number(key: str, form: str = ".3g", factor: float = 1.0) -> Callable[[Row], str]:
+    """A cell with the row's number in a format; a dash where there is none, 'inf' and 'nan' as they are."""
+
+    def cell(row: Row) -> str:
+        value = row.get(key)
+        if value is None or value == "":
+            return "–"
+        return value if isinstance(value, str) else format(factor * value, form)
+
+    return cell
+
+
+def text(key: str) -> Callable[[Row], str]:
+    """A cell with the row's text, its underscores read as spaces."""
+    return lambda row: str(row.get(key, "")).replace("_", " ").replace("%", " %")
+
+
+def share(key: str) -> Callable[[Row], str]:
+    """A cell with a fraction as a percentage, never rounded up to 100."""
+
+    def cell(row: Row) -> str:
+        value = row.get(key)
+        if not isinstance(value, int | float):
+            return "–"
+        percent = f"{100 * value:.1f} %"
+        return "< 100 %" if percent == "100.0 %" and value < 1 else percent.replace(".0 %", " %")
+
+    return cell
+
+
+def missing(row: Row) -> str:
+    """What a row of digits lacks."""
+    value = row.get("missing", "")
+    return f"{100 * value:.0f} %" if isinstance(value, float) else str(value).replace("_", " ")
+
+
+def completion(results: Path) -> str:
+    """MNIST completion beside the Gaussian."""
+    columns = [
+        ("missing", missing), ("RMSE of the mean", number("rmse_mean", ".4f")),
+        ("RMSE of the Gaussian's mean", number("gaussian_rmse", ".4f")), ("RMSE of a sample", number("rmse_sample", ".4f")),
+        ("50 % intervals cover", share("coverage_50")), ("90 % intervals cover", share("coverage_90")),
+        ("effective samples", share("ess_fraction")), ("seconds a digit", number("seconds_per_digit", ".2f")),
+    ]  # fmt: skip
+    return table(read_rows("mnist_completion", results), columns, "mnist_completion")
+
+
+def solving(results: Path) -> str:
+    """The default solver beside the best row of Algorithm 2, a line a problem."""
+    rows, lines = read_rows("constraint_solve", results), []
+    for flow, observation in dict.fromkeys((row["flow"], row["observation"]) for row in rows):
+        here = {row["solver"]: row for row in rows if (row["flow"], row["observation"]) == (flow, observation)}
+        rivals = [here[name] for name in ALGORITHM_2 if name in here]
+        if not rivals:
+            continue
+        most = max(row["converged_fraction"] for row in rivals)
+        best = min(
+            (row for row in rivals if row["converged_fraction"] >= most - 0.01),
+            key=lambda row: row["block_evaluations_median"],
+        )
+        lines.append(here["default"] | {f"rival_{key}": value for key, value in best.items()})
+    columns = [
+        ("flow", text("flow")), ("observation", text("observation")), ("sweep: evaluations", number("block_evaluations_median", ".0f")),
+        ("solved", share("converged_fraction")), ("worst residual", number("residual_max", ".1e")),
+        ("seconds", number("seconds", ".2f")), ("Algorithm 2 at its best: evaluations", number("rival_block_evaluations_median", ".0f")),
+        ("solved", share("rival_converged_fraction")), ("seconds", number("rival_seconds", ".2f")),
+    ]  # fmt: skip
+    return table(lines, columns, "constraint_solve")
+
+
+def solvers(results: Path) -> str:
+    """Every solver on the digits, in half-masked, mostly masked and pooled problems."""
+    wanted = ("mask_50%_missing", "mask_90%_missing", "pooling_2x2")
+    rows = [r for r in read_rows("constraint_solve", results) if r["flow"] == "digits" and r["observation"] in wanted]
+    return table(rows, _SOLVER_COLUMNS, "constraint_solve")
+
+
+def depth(results: Path) -> str:
+    """The default solver as the flow gets deeper."""
+    rows = [row for row in read_rows("constraint_solve", results) if "_depth_" in row["flow"]]
+    return table(rows, _SOLVER_COLUMNS, "constraint_solve")
+
+
+def float64(results: Path) -> str:
+    """The default solver in double precision."""
+    rows = [row for row in read_rows("constraint_solve", results) if row["flow"].endswith("_float64")]
+    return table(rows, _SOLVER_COLUMNS, "constraint_solve")
+
+
+_SOLVER_COLUMNS: list[Column] = [
+    ("flow", text("flow")), ("observation", text("observation")), ("solver", text("solver")),
+    ("evaluations, median", number("block_evaluations_median", ".0f")), ("most", number("block_evaluations_max", ".0f")),
+    ("solved", share("converged_fraction")), ("worst residual", number("residual_max", ".1e")),
+    ("seconds", number("seconds", ".2f")), ("seconds to compile", number("compile_seconds", ".1f")),
+]  # fmt: skip
+
+
+def estimators(results: Path) -> str:
+    """Gradient estimators against the exact gradient."""
+    columns = [
+        ("estimator", text("estimator")), ("d", number("dimension", ".0f")), ("probes", number("probes", ".0f")),
+        ("largest bias, standard errors", number("bias_z_max", ".1f")), ("relative deviation", number("relative_std", ".3g")),
+        ("ms", number("ms", ".2f")),
+    ]  # fmt: skip
+    return table(read_rows("gradient_estimators", results), columns, "gradient_estimators")
+
+
+def posteriors(results: Path) -> str:
+    """Posteriors on the digits flow."""
+    rows = [row for row in read_rows("posterior_quality", results) if row["case"] == "digits"]
+    columns = [
+        ("missing", missing), ("posterior", text("posterior")), ("bound at the start, nats", number("elbo_start", ".2f")),
+        ("bound", number("elbo_end", ".2f")), ("importance-weighted bound", number("iw_bound", ".2f")),
+        ("effective samples", share("ess_fraction")), ("seconds, 8 rows", number("seconds", ".1f")),
+    ]  # fmt: skip
+    return table(rows, columns, "posterior_quality")
+
+
+def exactness(results: Path) -> str:
+    """Posteriors against closed forms and quadrature."""
+    rows = [row for row in read_rows("posterior_quality", results) if row["case"] != "digits"]
+    columns = [
+        ("case", text("case")), ("posterior", text("posterior")), ("KL after resampling, nats", number("kl_nats", ".4f")),
+        ("largest error", number("error_max", ".1e")), ("effective samples", share("ess_fraction")),
+    ]  # fmt: skip
+    return table(rows, columns, "posterior_quality")
+
+
+def peers(results: Path) -> str:
+    """Our residual flow beside normflows."""
+    columns = [
+        ("task", text("task")), ("batch", number("batch", ".0f")), ("library", text("library")), ("ms", number("ms", ".1f")),
+        ("largest error", number("error_max", ".1e")),
+    ]  # fmt: skip
+    return table(read_rows("residual_flow_peers", results), columns, "residual_flow_peers")
+
+
+def compile_time(results: Path) -> str:
+    """Time to the first result, by depth."""
+    columns = [("task", text("task")), ("blocks", number("depth", ".0f")), ("seconds", number("compile_seconds", ".1f"))]
+    return table(read_rows("compile_time", results), columns, "compile_time")
+
+
+def densities(source: str) -> Callable[[Path], str]:
+    """Test log-density of a shipped flow beside one full Gaussian."""
+    columns = [
+        ("model", text("model")), ("test rows", number("test_rows", ".0f")), ("nats a dimension", number("nats_per_dim", ".3f")),
+        ("standard error", number("nats_std_error", ".3f")), ("bits a dimension", number("bits_per_dim", ".3f")),
+        ("Lipschitz bound of a block", number("lipschitz", ".4f")), ("seconds of training", number("seconds", ".0f")),
+    ]  # fmt: skip
+    return lambda results: table(read_rows(source, results), columns, source)
+
+
+TABLES: dict[str, Callable[[Path], str]] = {
+    "compile_time": compile_time,
+    "completion": completion,
+    "depth": depth,
+    "digits_density": densities("train_digits_flow"),
+    "estimators": estimators,
+    "exactness": exactness,
+    "float64": float64,
+    "mnist_density": densities("train_mnist_flow"),
+    "peers": peers,
+    "posteriors": posteriors,
+    "solvers": solvers,
+    "solving": solving,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Rewrite the pages, or say which would change."""
+    parser = argparse.ArgumentParser(prog="benchmarks.readme_tables", description=__doc__.split("\n")[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where something would change")
+    options = parser.parse_args(arguments)
+    stale = [page for page in pages() if render(page.read_text()) != page.read_text()]
+    for page in stale:
+        print(f"{'stale' if options.check else 'written'}: {page.relative_to(ROOT)}")
+        if not options.check:
+            page.write_text(render(page.read_text()))
+    return int(options.check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
