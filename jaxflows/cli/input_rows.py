@@ -113,8 +113,8 @@ def observed_entries(mask: str, rows: Rows, model: Model, seed: int) -> np.ndarr
     """
     event_shape = model.flow.event_shape
     if mask == NAN_MASK:
-        return ~np.isnan(rows.values)
-    if is_named_mask(mask):
+        observed = ~np.isnan(rows.values)
+    elif is_named_mask(mask):
         shape = model.image_shape or event_shape
         seeds = [int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) for number in rows.numbers]
         try:
@@ -128,9 +128,10 @@ def observed_entries(mask: str, rows: Rows, model: Model, seed: int) -> np.ndarr
     if bad.any():
         row, *position = (int(i) for i in np.argwhere(bad)[0])
         value = rows.values[(row, *position)]
+        where = "or NaN for missing" if mask == NAN_MASK else f"where --mask {mask} observes"
         hint = "; leave --mask out to complete the NaN entries" if np.isnan(value) else ""
         raise CommandError(
-            f"{rows.source}, row {rows.numbers[row]}: expected finite numbers where --mask {mask} observes; "
+            f"{rows.source}, row {rows.numbers[row]}: expected finite numbers {where}; "
             f"got {value} at position {tuple(position)}{hint}"
         )
     return observed
