@@ -222,12 +222,19 @@ def _work(
         )  # fmt: skip
         if trace.interrupted:
             raise KeyboardInterrupt
-    problem = (params, keys, seen, known, fitted)
-    drawn = _draw_rows(flow, posterior, solver or boundary_sweep(), max_hidden, num_samples, *problem)
-    if solver is None and float(jnp.min(drawn.solve.converged)) < 1.0:
-        spent = drawn.solve.evaluations
-        drawn = _draw_rows(flow, posterior, robust(), max_hidden, num_samples, *problem)
-        drawn = drawn._replace(solve=drawn.solve._replace(evaluations=drawn.solve.evaluations + spent))
+    problem = (keys, seen, known, fitted)
+    run = functools.partial(_draw_rows, flow, posterior)
+    drawn = run(solver or boundary_sweep(), max_hidden, num_samples, params, *problem)
+    if solver is not None:
+        return jax.block_until_ready(drawn)
+    # only the rows with a draw left unsolved pay for the fallback, and only then is it compiled
+    for row in np.flatnonzero(np.asarray(drawn.solve.converged) < 1.0):
+        alone = jax.tree.map(lambda leaf, row=row: leaf[row : row + 1], problem)
+        again = run(robust(), max_hidden, num_samples, params, *alone)
+        spent = drawn.solve.evaluations[row]
+        drawn = jax.tree.map(lambda leaf, new, row=row: leaf.at[row].set(new[0]), drawn, again)
+        evaluations = drawn.solve.evaluations.at[row].add(spent)
+        drawn = drawn._replace(solve=drawn.solve._replace(evaluations=evaluations))
     return jax.block_until_ready(drawn)
 
 

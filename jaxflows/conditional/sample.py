@@ -78,7 +78,8 @@ def draw_samples(
         theta: Any = posterior.init(k_init, where.slots.size)
     else:
         theta, start = fitted
-    eps = jax.random.normal(k_draw, (num_samples, where.slots.size), y_observed.dtype)
+    # drawn at full size, so that the number of slots changes no sample
+    eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
 
     def one(eps: jax.Array) -> Any:
         # the exact log-determinants are left to a loop of their own: they are matrices where the solves are vectors
