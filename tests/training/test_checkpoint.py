@@ -18,7 +18,7 @@ from jaxflows.training.fit import fit
 ROWS = np.random.default_rng(0).normal(size=(96, 3)).astype(np.float32)
 FLOW = flows.residual(event_shape=(3,), blocks=2, hidden=8)
 SETTINGS = {
-    "epochs": 100, "batch_size": 16, "validate_every": 7, "checkpoint_every": 5, "patience": 1000, "validation": 0.2,
+    "epochs": 40, "batch_size": 16, "validate_every": 7, "checkpoint_every": 5, "patience": 1000, "validation": 0.2,
     "ema_decay": 0.9, "progress": False,
 }  # fmt: skip
 
@@ -44,12 +44,11 @@ def killed(directory: Path, after: int) -> None:
         process.wait()
 
 
-def test_a_run_killed_twice_gives_the_same_losses_and_parameters_bit_for_bit(tmp_path):
-    killed(tmp_path, 10)
-    killed(tmp_path, 40)
+def test_a_killed_run_gives_the_same_losses_and_parameters_bit_for_bit(tmp_path):
+    killed(tmp_path, 20)
     params, report = run(tmp_path)
     whole, expected = run(None)
-    assert 40 <= report.resumed_at < expected.steps
+    assert 20 <= report.resumed_at < expected.steps
     np.testing.assert_array_equal(report.losses, expected.losses)
     np.testing.assert_array_equal(report.validation_steps, expected.validation_steps)
     np.testing.assert_array_equal(report.validation_losses, expected.validation_losses)

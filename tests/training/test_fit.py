@@ -28,31 +28,19 @@ DATA = two_moons(0, 128)
 
 def test_a_trained_flow_beats_the_gaussian_and_keeps_its_bound():
     train, test = two_moons(1, 2048), two_moons(2, 1000)
-    flow = flows.residual(event_shape=(2,), blocks=8, hidden=32)
+    flow = flows.residual(event_shape=(2,), blocks=6, hidden=32)
     params, report = fit(
-        jax.random.key(0), flow, train, epochs=30, learning_rate=5e-3, estimator=exact(), ema_decay=0.98, progress=False
-    )
+        jax.random.key(0), flow, train, epochs=30, batch_size=64, learning_rate=1e-2, estimator=exact(), ema_decay=0.99,
+        progress=False,
+    )  # fmt: skip
     ours = flow_log_likelihood(flow, params, test, batch_size=100)
     theirs = gaussian_log_likelihood(train.mean(0), np.cov(train, rowvar=False), test)
     assert ours.nats - theirs.nats > 5 * np.hypot(ours.std_error, theirs.std_error)
-    assert report.steps == 30 * 7 == len(report.losses)
+    assert report.steps == 30 * 28 == len(report.losses)
     assert report.stopped == "epochs"
     assert report.lipschitz == float(flow.bijector.lipschitz(params)) <= 0.95
-    assert report.validation_steps.tolist() == list(range(7, 211, 7))
+    assert report.validation_steps.tolist() == list(range(28, 841, 28))
     assert report.validation_losses[-1] < report.validation_losses[0]
-
-
-def test_long_training_against_the_bound_does_not_undo_itself():
-    # projecting after each update, in place of differentiating through it, loses here what the first epochs won
-    train = two_moons(1, 512)
-    flow = flows.residual(event_shape=(2,), blocks=2, hidden=32, coeff=0.5)
-    _, report = fit(
-        jax.random.key(0), flow, train, epochs=150, learning_rate=1e-2, estimator=exact(), validation=0.0, progress=False
-    )
-    epochs = report.losses.reshape(150, -1).mean(axis=1)
-    smooth = epochs.reshape(15, 10).mean(axis=1)
-    error = epochs[-10:].std(ddof=1) / np.sqrt(10)
-    assert smooth[-1] <= smooth.min() + 5 * error
 
 
 def test_the_same_key_gives_the_same_run_and_another_another():

@@ -1,0 +1,42 @@
+"""Test scores against closed forms."""
+
+import math
+
+import jax
+import numpy as np
+import pytest
+from scipy import stats
+
+from jaxflows import flows
+from jaxflows.training.evaluate import LogLikelihood, flow_log_likelihood, gaussian_log_likelihood, summarise
+
+
+def test_gaussian_scores_are_scipys():
+    rng = np.random.default_rng(0)
+    rows, factor = rng.normal(size=(20, 2, 2)), rng.normal(size=(4, 4))
+    mean, covariance = rng.normal(size=4), factor @ factor.T + np.eye(4)
+    expected = stats.multivariate_normal(mean, covariance).logpdf(rows.reshape(20, 4)) / 4
+    score = gaussian_log_likelihood(mean, covariance, rows)
+    np.testing.assert_allclose(score.nats, expected.mean(), rtol=1e-12)
+    np.testing.assert_allclose(score.std_error, stats.sem(expected), rtol=1e-12)
+    assert score.rows == 20
+
+
+def test_flow_scores_are_its_log_prob():
+    flow = flows.residual(event_shape=(3,), blocks=2, hidden=4)
+    params, rows = flow.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+    expected = np.array([flow.log_prob(params, y) for y in rows]) / 3
+    score = flow_log_likelihood(flow, params, rows, batch_size=4)
+    np.testing.assert_allclose(score.nats, expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(score.std_error, stats.sem(expected), rtol=1e-4)
+
+
+def test_bits_of_the_uniform_density_count_its_levels():
+    assert LogLikelihood(0.0, 0.0, 2).bits(256) == 8.0
+    np.testing.assert_allclose(LogLikelihood(-math.log(2.0), 0.0, 2).bits(), 1.0)
+
+
+@pytest.mark.parametrize("shape", [(1,), (3, 2)])
+def test_scores_need_two_rows(shape):
+    with pytest.raises(ValueError, match=r"shape \(n,\), n >= 2"):
+        summarise(np.zeros(shape), 3)
