@@ -70,7 +70,7 @@ def number(key: str, form: str = ".3g", factor: float = 1.0) -> Callable[[Row], 
     def cell(row: Row) -> str:
         value = row.get(key)
         if value is None or value == "":
-            return "–"
+            return "-"
         return value if isinstance(value, str) else format(factor * value, form)
 
     return cell
@@ -87,7 +87,7 @@ def share(key: str) -> Callable[[Row], str]:
     def cell(row: Row) -> str:
         value = row.get(key)
         if not isinstance(value, int | float):
-            return "–"
+            return "-"
         percent = f"{100 * value:.1f} %"
         return "< 100 %" if percent == "100.0 %" and value < 1 else percent.replace(".0 %", " %")
 
@@ -126,9 +126,11 @@ def solving(results: Path) -> str:
         )
         lines.append(here["default"] | {f"rival_{key}": value for key, value in best.items()})
     columns = [
-        ("flow", text("flow")), ("observation", text("observation")), ("sweep: evaluations", number("block_evaluations_median", ".0f")),
+        ("flow", text("flow")), ("observation", text("observation")),
+        ("sweep: evaluations", number("block_evaluations_median", ".0f")),
         ("solved", share("converged_fraction")), ("worst residual", number("residual_max", ".1e")),
-        ("seconds", number("seconds", ".2f")), ("Algorithm 2 at its best: evaluations", number("rival_block_evaluations_median", ".0f")),
+        ("seconds", number("seconds", ".2f")),
+        ("Algorithm 2 at its best: evaluations", number("rival_block_evaluations_median", ".0f")),
         ("solved", share("rival_converged_fraction")), ("seconds", number("rival_seconds", ".2f")),
     ]  # fmt: skip
     return table(lines, columns, "constraint_solve")
@@ -210,8 +212,9 @@ def compile_time(results: Path) -> str:
 def densities(source: str) -> Callable[[Path], str]:
     """Test log-density of a shipped flow beside one full Gaussian."""
     columns = [
-        ("model", text("model")), ("test rows", number("test_rows", ".0f")), ("nats a dimension", number("nats_per_dim", ".3f")),
-        ("standard error", number("nats_std_error", ".3f")), ("bits a dimension", number("bits_per_dim", ".3f")),
+        ("model", text("model")), ("test rows", number("test_rows", ".0f")),
+        ("log-density, nats a dimension", number("nats_per_dim", ".3f")), ("standard error", number("nats_std_error", ".3f")),
+        ("bits a dimension, less is better", number("bits_per_dim", ".3f")),
         ("Lipschitz bound of a block", number("lipschitz", ".4f")), ("seconds of training", number("seconds", ".0f")),
     ]  # fmt: skip
     return lambda results: table(read_rows(source, results), columns, source)
