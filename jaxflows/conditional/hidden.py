@@ -68,13 +68,13 @@ def hidden_columns(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> t
     def encode(t: jax.Array) -> jax.Array:
         return flow.bijector.move_back(flow.encode(params, t))
 
-    x, push = jax.linearize(encode, y)
-    rotate = where.observation.to_coordinates
+    # jvp, not linearize: on jax 0.9.2 the gradient of a linearised scan loses what depends on the parameters alone
+    def column(c: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, tangent = jax.jvp(encode, (y,), (where.expand(c),))
+        return x, where.observation.to_coordinates(tangent).reshape(-1)
 
-    def column(c: jax.Array) -> jax.Array:
-        return rotate(push(where.expand(c))).reshape(-1)
-
-    return x, jax.vmap(column, out_axes=1)(jnp.eye(where.slots.size, dtype=y.dtype))
+    # the primal does not depend on the direction: it is computed once
+    return jax.vmap(column, out_axes=(None, 1))(jnp.eye(where.slots.size, dtype=y.dtype))
 
 
 def hidden_block(where: Hidden, columns: jax.Array) -> jax.Array:

@@ -126,8 +126,7 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
         # Sylvester's identity: with t = u W and R = d after_first/dt, det(I_d + R W^T) = det(I_h + W^T R), h the first width
         first = params[0]
         t = u.reshape(-1) @ first["weight"] + first["bias"]
-        _, push = jax.linearize(functools.partial(after_first, params), t)
-        small = jax.vmap(push)(jnp.eye(t.size, dtype=t.dtype)) @ first["weight"]
+        small = first["weight"].T @ jax.jacfwd(functools.partial(after_first, params))(t)
         return jnp.linalg.slogdet(small + jnp.eye(t.size, dtype=t.dtype))[1]
 
     def constrain(params: Params) -> Params:

@@ -1,0 +1,106 @@
+"""The bound's gradient: CLADE and NLADE against the exact one, in standard errors, and the path derivative."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxflows import flows
+from jaxflows.conditional import elbo, posteriors
+from jaxflows.conditional.gauss_newton import gauss_newton_reference
+from jaxflows.conditional.hidden import hidden
+from jaxflows.conditional.observation import linear, mask
+from jaxflows.log_det.estimators import power_series, russian_roulette
+from jaxflows.solvers.boundary_sweep import boundary_sweep
+
+DRAWS = 1000
+
+
+@pytest.fixture(scope="module")
+def problem():
+    flow = flows.residual(event_shape=(5,), blocks=2, hidden=8, coeff=0.8)
+    params = flow.init(jax.random.key(0))
+    return flow, params, jax.random.normal(jax.random.key(1), (5,))
+
+
+OBSERVATIONS = {
+    "mask": mask(jnp.array([True, False, True, False, False])),
+    "linear": linear(np.random.default_rng(0).standard_normal((2, 5))).observation,
+    "nothing": mask(jnp.zeros(5, bool)),
+    "everything": mask(jnp.ones(5, bool)),
+}
+ESTIMATORS = {
+    "clade": elbo.clade(log_det=power_series(terms=40)),
+    "clade, roulette": elbo.clade(log_det=russian_roulette()),
+    "clade, 3 probes": elbo.clade(probes=3, log_det=power_series(terms=40)),
+    "nlade": elbo.nlade(),
+    "nlade, 3 probes": elbo.nlade(probes=3),
+}
+
+
+@pytest.mark.parametrize(
+    ("estimator", "observation"),
+    [(e, o) for e in ("clade", "nlade") for o in OBSERVATIONS] + [("clade, roulette", "mask"), ("nlade, 3 probes", "mask")],
+)
+def test_estimators_agree_with_the_exact_gradient(problem, estimator, observation):
+    flow, params, y = problem
+    where = hidden(OBSERVATIONS[observation])
+    estimate = ESTIMATORS[estimator]
+    point, unravel = jax.flatten_util.ravel_pytree((params, y))
+
+    def gradient(one, key):
+        return jax.grad(lambda flat: one(key, flow, unravel(flat)[0], where, unravel(flat)[1]))(point)
+
+    truth = gradient(elbo.exact(), None)
+    draws = jax.jit(lambda keys: jax.lax.map(lambda k: gradient(estimate, k), keys, batch_size=100))(
+        jax.random.split(jax.random.key(2), DRAWS)
+    )
+    error = np.std(draws, axis=0) / np.sqrt(DRAWS)
+    gap = np.abs(np.mean(draws, axis=0) - truth)
+    # 5 standard errors, and what rounding and the linear solves' tolerance leave
+    assert np.all(gap <= 5 * error + 2e-4), np.max(gap / (error + 1e-12))
+
+
+def test_log_det_gap_is_that_of_the_dense_blocks(problem):
+    flow, params, y = problem
+    jacobian = np.asarray(jax.jacfwd(lambda t: flow.encode(params, t))(y), np.float64)
+    observed = np.array([True, False, True, False, False])
+    inverse = np.linalg.inv(jacobian)
+    expected = -np.linalg.slogdet(inverse[np.ix_(observed, observed)])[1]
+    for slots in (None, 3, 4):
+        gap = elbo.log_det_gap(flow, params, hidden(OBSERVATIONS["mask"], slots), y)
+        np.testing.assert_allclose(gap, expected, atol=1e-5)
+
+
+def _draw_gradients(problem, path_derivative, theta, family):
+    flow, params, y = problem
+    where = hidden(OBSERVATIONS["mask"], 3)
+    known = OBSERVATIONS["mask"].observed_part(y)
+    start = gauss_newton_reference(flow, params, where, known)
+
+    def weight(theta, eps):
+        gap = lambda t: elbo.log_det_gap(flow, params, where, t)  # noqa: E731
+        solver = boundary_sweep(tol=1e-6)
+        drawn = elbo.draw(eps, flow, params, where, known, family, theta, start, solver, gap, path_derivative)
+        return drawn.log_weight
+
+    eps = jax.random.normal(jax.random.key(3), (DRAWS, 3))
+    gradients = jax.jit(jax.vmap(jax.grad(weight), in_axes=(None, 0)))(theta, eps)
+    return jax.vmap(lambda g: jax.flatten_util.ravel_pytree(g)[0])(gradients)
+
+
+def test_path_derivative_has_the_same_mean_and_less_variance_near_the_posterior(problem):
+    family = posteriors.mean_field()
+    theta = family.init(jax.random.key(0), 3)
+    path, full = (np.asarray(_draw_gradients(problem, flag, theta, family)) for flag in (True, False))
+    gap = path - full
+    error = gap.std(axis=0) / np.sqrt(DRAWS)
+    assert np.all(np.abs(gap.mean(axis=0)) <= 5 * error + 1e-3)
+    assert path.var(axis=0).sum() < 0.5 * full.var(axis=0).sum()
+
+
+def test_names_are_checked():
+    with pytest.raises(ValueError, match=r"expected an estimator of \['clade', 'exact', 'nlade'\]"):
+        elbo.gradient_estimator("score")
