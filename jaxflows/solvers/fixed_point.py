@@ -9,6 +9,7 @@ happens at the rounding floor, and says so in ``info.converged``.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -119,7 +120,7 @@ def fixed_point(
         raise ValueError(f"expected max_steps >= 1 and history >= 0; got {max_steps} and {history}")
     if not 0.0 <= contraction < 1.0:
         raise ValueError(f"expected 0 <= contraction < 1; got {contraction}")
-    options = {"max_steps": max_steps, "history": history, "contraction": contraction}
+    run = functools.partial(iterate, max_steps=max_steps, history=history, contraction=contraction)
 
     def tolerance(dtype: Any) -> float:
         return default_tolerance(dtype) if tol is None else tol
@@ -128,7 +129,7 @@ def fixed_point(
         # the tolerance is relative to the right-hand side: derivatives have no scale of their own
         limit = tolerance(b.dtype) * jnp.maximum(jnp.max(jnp.abs(b), initial=0.0), jnp.finfo(b.dtype).tiny)
         # operator(w) = w - (d step/dx) w
-        return iterate(lambda w: b + w - operator(w), b, tol=limit, **options)[0]
+        return run(lambda w: b + w - operator(w), b, tol=limit)[0]
 
     @jax.custom_jvp
     def implicit(args: Any, x: jax.Array) -> jax.Array:
@@ -142,14 +143,16 @@ def fixed_point(
         # x depends on args in the derivative too: this is what makes higher orders right
         x = implicit(args, x)
         b = jax.jvp(lambda a: step(a, x), (args,), (tangents[0],))[1]
-        with jax.default_matmul_precision("highest"):
-            _, product = jax.linearize(lambda t: step(args, t), x)
-        x_dot = jax.lax.custom_linear_solve(lambda w: w - product(w), b, solve_linear, transpose_solve=solve_linear)
-        return x, x_dot
+
+        # jvp, not linearize: on jax 0.9.2 a linearised scan loses derivatives in what depends on the parameters alone
+        def operator(w: jax.Array) -> jax.Array:
+            return w - jax.jvp(lambda t: step(args, t), (x,), (w,))[1]
+
+        return x, jax.lax.custom_linear_solve(operator, b, solve_linear, transpose_solve=solve_linear)
 
     def solve(args: Any, start: jax.Array) -> tuple[jax.Array, SolveInfo]:
         fixed, limit = jax.lax.stop_gradient((args, start)), tolerance(start.dtype)
-        x, info = iterate(lambda t: step(fixed[0], t), fixed[1], tol=limit, **options)
+        x, info = run(lambda t: step(fixed[0], t), fixed[1], tol=limit)
         return implicit(args, x), info
 
     return solve

@@ -183,3 +183,23 @@ def test_a_slow_contraction_is_not_taken_for_stagnation():
     _, info = iterate(lambda x: 0.997 * x + 0.003, jnp.zeros(2), tol=1e-5, max_steps=5000, history=0)
     assert bool(info.converged)
     assert int(info.steps) > 1000
+
+
+def test_second_derivatives_survive_a_scan_inside_the_step():
+    # jax 0.9.2 loses part of the gradient of a linearised scan; two scanned layers of x <- tanh(a x) / 2 + a / 4
+    def layers(a, x, scanned):
+        one = lambda t, gain: (0.5 * jnp.tanh(gain * t) + 0.25 * gain, None)  # noqa: E731
+        if scanned:
+            return jax.lax.scan(one, x, jnp.stack([a, 2 * a]))[0]
+        return one(one(x, a)[0], 2 * a)[0]
+
+    with jax.enable_x64(True):
+        seen = []
+        for scanned in (True, False):
+            solve = fixed_point(lambda a, x, scanned=scanned: layers(a, x, scanned))
+            value = lambda a, solve=solve: solve(a, jnp.zeros(()))[0]  # noqa: E731
+            seen.append([float(f(0.6)) for f in (value, jax.grad(value), jax.jit(jax.grad(jax.grad(value))))])
+        np.testing.assert_allclose(seen[0], seen[1], rtol=1e-8)
+        step = 1e-4
+        difference = (jax.grad(value)(0.6 + step) - jax.grad(value)(0.6 - step)) / (2 * step)
+        np.testing.assert_allclose(seen[0][2], difference, rtol=1e-5)
