@@ -95,16 +95,20 @@ def share(key: str) -> Callable[[Row], str]:
 
 
 def missing(row: Row) -> str:
-    """What a row of digits lacks."""
+    """What a row of digits lacks: a share, or the name of a mask."""
     value = row.get("missing", "")
-    return f"{100 * value:.0f} %" if isinstance(value, float) else str(value).replace("_", " ")
+    kind, _, side = str(value).partition(":")
+    if kind == "centre":
+        return f"centre {side}x{side}"
+    return f"{100 * float(side if kind == 'missing' else value):.0f} %"
 
 
 def completion(results: Path) -> str:
     """MNIST completion beside the Gaussian."""
     columns = [
         ("missing", missing), ("RMSE of the mean", number("rmse_mean", ".4f")),
-        ("RMSE of the Gaussian's mean", number("gaussian_rmse", ".4f")), ("RMSE of a sample", number("rmse_sample", ".4f")),
+        ("of the Gaussian's mean", number("gaussian_rmse", ".4f")), ("of the anchor", number("rmse_anchor", ".4f")),
+        ("of a sample", number("rmse_sample", ".4f")),
         ("50 % intervals cover", share("coverage_50")), ("90 % intervals cover", share("coverage_90")),
         ("effective samples", share("ess_fraction")), ("seconds a digit", number("seconds_per_digit", ".2f")),
     ]  # fmt: skip

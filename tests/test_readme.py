@@ -77,7 +77,7 @@ def test_a_missing_results_file_is_named_and_an_unknown_table_refused(tmp_path):
 
 
 def test_parts_of_a_results_file_are_read_together_and_numbers_copied(tmp_path):
-    row = '{"missing": 0.5, "rmse_mean": %s, "ess_fraction": 0.99999}'
+    row = '{"missing": "missing:0.5", "rmse_mean": %s, "ess_fraction": 0.99999}'
     for part, value in (("a", 0.12344), ("b", '"nan"')):
         (tmp_path / f"mnist_completion_{part}.json").write_text('{"rows": [' + row % value + "]}")
     assert len(read_rows("mnist_completion", tmp_path)) == 2
