@@ -164,9 +164,7 @@ def algorithm_2() -> dict[str, dict[str, ConstraintSolver]]:
 
 def best_setting(candidates: dict[str, Row]) -> str:
     """The setting that converges most often and then evaluates least."""
-    return min(
-        candidates, key=lambda k: (-candidates[k]["converged_fraction"], candidates[k]["block_evaluations_median"])
-    )
+    return min(candidates, key=lambda k: (-candidates[k]["converged_fraction"], candidates[k]["block_evaluations_median"]))
 
 
 def measure_flow(name: str, flow: Flow, params: Any, images: np.ndarray, count: int, quick: bool) -> list[Row]:

@@ -45,25 +45,25 @@ def linear_rows(sizes: tuple[int, ...]) -> list[dict[str, Any]]:
         masks = np.array([m for m in itertools.product([False, True], repeat=size) if not all(m)])
         y = np.random.default_rng(size).standard_normal(size).astype(np.float32)
 
-        @jax.jit
-        def solve_all(masks: jax.Array, params: Any = params, flow: Flow = flow, y: np.ndarray = y) -> Any:
-            def one(m: jax.Array) -> Any:
-                where = hidden(mask(m))
-                reference = gauss_newton_reference(flow, params, where, jnp.where(m, y, 0.0))
-                return where.slots, reference.anchor, reference.spread
-
-            return jax.vmap(one)(masks)
-
         error = 0.0
-        for m, slots, anchor, spread in zip(masks, *map(np.asarray, solve_all(jnp.asarray(masks))), strict=True):
-            count = int((~m).sum())
-            order = np.argsort(slots[:count])
-            centre, spreads = conditional_of(mean, covariance, m, y)
-            factor = spread[:count][order]
-            factor = factor[:, :count]
-            error = max(error, np.abs(anchor[~m] - centre).max(), np.abs(factor @ factor.T - spreads).max())
+        for observed, anchor, spread in zip(masks, *_references(flow, params, masks, y), strict=True):
+            # hidden slots come first and in the order of the coordinates
+            factor = spread[: (~observed).sum(), : (~observed).sum()]
+            centre, spreads = conditional_of(mean, covariance, observed, y)
+            error = max(error, np.abs(anchor[~observed] - centre).max(), np.abs(factor @ factor.T - spreads).max())
         rows.append({"case": f"linear d={size}, {len(masks)} masks", "posterior": "gauss_newton", "error_max": float(error)})
     return rows
+
+
+def _references(flow: Flow, params: Any, masks: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Anchors and spreads of the Gauss-Newton posterior, one a mask."""
+
+    def one(observed: jax.Array) -> tuple[jax.Array, jax.Array]:
+        reference = gauss_newton_reference(flow, params, hidden(mask(observed)), jnp.where(observed, y, 0.0))
+        return reference.anchor, reference.spread
+
+    anchors, spreads = jax.jit(jax.vmap(one))(jnp.asarray(masks))
+    return np.asarray(anchors), np.asarray(spreads)
 
 
 def quadrature(flow: Flow, params: Any, first: float, grid: np.ndarray) -> np.ndarray:
@@ -87,9 +87,7 @@ def plane_rows(draws: int) -> list[dict[str, Any]]:
         density = np.exp(log_p)
         truth = np.add.reduceat(0.5 * (density[1:] + density[:-1]) * step, np.arange(0, 4000, 50))
         run = jax.jit(
-            lambda key, y, params=params, flow=flow: draw_samples(
-                key, flow, params, observation, y, num_samples=draws
-            )
+            lambda key, y, params=params, flow=flow: draw_samples(key, flow, params, observation, y, num_samples=draws)
         )
         drawn = run(jax.random.key(1), jnp.array([first, 0.0]))
         picked = np.asarray(resample(jax.random.key(2), drawn.samples, drawn.log_weights, draws))[:, 1]

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
 
-_SHARED_AXES = {"element": lambda rank: (), "channel": lambda rank: tuple(range(rank - 1)), "event": lambda rank: tuple(range(rank))}
+_SHARED_AXES = {
+    "element": lambda rank: (),
+    "channel": lambda rank: tuple(range(rank - 1)),
+    "event": lambda rank: tuple(range(rank)),
+}
 
 
 @functools.cache

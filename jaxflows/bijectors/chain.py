@@ -74,9 +74,7 @@ def chain(*layers: Bijector) -> Bijector:
             points.append(u)
         return u, (tuple(inner), tuple(points[:-1]))
 
-    def sweep_forward(
-        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
-    ) -> tuple[Any, jax.Array, Any]:
+    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array, Any]:
         inner, points, notes = list(path[0]), [*path[1], v], []
         for position, (p, bijector) in enumerate(zip(params, layers, strict=True)):
             start = u if position == 0 else points[position - 1]
@@ -205,9 +203,7 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         v, (inner, points) = jax.lax.scan(step, u, params)
         return v, (inner, points[:-1])
 
-    def sweep_forward(
-        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
-    ) -> tuple[Any, jax.Array, Any]:
+    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array, Any]:
         def step(t: jax.Array, xs: Any) -> tuple[jax.Array, Any]:
             p, inner, guess = xs
             inner, t, note = body.sweep_forward(p, observation, t, inner, guess)
@@ -246,5 +242,6 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         spec=describe("scan_chain", body=json.loads(body.spec), depth=depth), blocks=depth * body.blocks, init=init,
         output_shape=output_shape, transform=transform, invert=invert, forward=forward, inverse=inverse,
         estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward,
-        sweep_blocks=depth * body.sweep_blocks, move=stay, move_back=stay, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,
+        sweep_blocks=depth * body.sweep_blocks, move=stay, move_back=stay, fit_to_data=fit_to_data,
+        constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip

@@ -39,9 +39,7 @@ def invert(inner: Bijector) -> Bijector:
         v = transform(params, u)
         return v, inner.trace(params, v)[1]
 
-    def sweep_forward(
-        params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array
-    ) -> tuple[Any, jax.Array, None]:
+    def sweep_forward(params: Params, observation: Any, u: jax.Array, path: Any, v: jax.Array) -> tuple[Any, jax.Array, None]:
         return *inner.sweep_backward(params, carried(bijector, observation).complement(), u, path, v, None), None
 
     def sweep_backward(
@@ -65,7 +63,8 @@ def invert(inner: Bijector) -> Bijector:
         output_shape=output_shape, transform=transform, invert=inverted, forward=inner.inverse, inverse=inner.forward,
         estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward,
         sweep_blocks=2 * inner.blocks,
-        move=inner.move_back, move_back=inner.move, fit_to_data=fit_to_data, constrain=inner.constrain, lipschitz=inner.lipschitz,
+        move=inner.move_back, move_back=inner.move,
+        fit_to_data=fit_to_data, constrain=inner.constrain, lipschitz=inner.lipschitz,
     )  # fmt: skip
     _INNER[bijector] = inner
     return bijector

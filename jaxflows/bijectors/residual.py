@@ -28,9 +28,7 @@ def residual_conv(
 ) -> Bijector:
     """A convolutional residual block on (height, width, channels); options as `jaxflows.lipschitz.networks.conv`."""
     network = networks.conv(channels=channels, kernels=kernels, activation=activation, coeff=coeff)
-    spec = describe(
-        "residual_conv", channels=list(channels), kernels=list(kernels), activation=activation, coeff=coeff
-    )
+    spec = describe("residual_conv", channels=list(channels), kernels=list(kernels), activation=activation, coeff=coeff)
     return _residual(spec, network)
 
 
@@ -46,7 +44,8 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
         return v - network.apply(params, u)
 
     # |step(u) - u| = |v - transform(u)|: the fixed point's residual is the inversion's own; over 1 - coeff, its error's
-    solve = fixed_point(step, contraction=network.coeff)
+    # a memory of three: a longer one saves steps that cost less than the mixing does (benchmarks/residual_flow_peers.py)
+    solve = fixed_point(step, contraction=network.coeff, history=3)
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
         return solve((params, v), v)

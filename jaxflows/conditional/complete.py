@@ -188,9 +188,7 @@ def complete(
                 # a short last batch is filled up with its own first row: one compiled shape for all
                 padded = np.concatenate([batch, np.full(at_once - len(batch), batch[0], batch.dtype)])
                 began = time.perf_counter()
-                drawn = _work(
-                    key, flow, params, posterior, solver, max_hidden, num_samples, rows, observed, padded, fit_steps
-                )
+                drawn = _work(key, flow, params, posterior, solver, max_hidden, num_samples, rows, observed, padded, fit_steps)
                 _store(result, rows, observed, batch, drawn, time.perf_counter() - began)
                 bar.update(len(batch))
     except KeyboardInterrupt:
@@ -258,9 +256,7 @@ def _checked_resume(resume: Completion, rows: np.ndarray, num_samples: int) -> C
     return arrays
 
 
-def _store(
-    result: Completion, rows: np.ndarray, observed: np.ndarray, batch: np.ndarray, drawn: Draws, seconds: float
-) -> None:
+def _store(result: Completion, rows: np.ndarray, observed: np.ndarray, batch: np.ndarray, drawn: Draws, seconds: float) -> None:
     kept = len(batch)
     drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], drawn)
     seen, given = observed[batch], rows[batch]

@@ -58,9 +58,7 @@ def solve(
 
     Cost: forward, the solver's; backward, one GMRES solve on VJPs of ``encode``.
     """
-    solution, info = solve_with_stack(
-        flow, params, observation, y_observed, x_hidden, solver=solver, start=start
-    )
+    solution, info = solve_with_stack(flow, params, observation, y_observed, x_hidden, solver=solver, start=start)
     return solution.y, info
 
 

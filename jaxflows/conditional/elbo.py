@@ -182,9 +182,7 @@ def draw(
     x_hidden = flow.bijector.move(where.expand(start.mean + start.scale @ eta))
     predicted = start.anchor + where.expand(start.spread @ eta)
     warm = jax.lax.stop_gradient(trace(flow, params, predicted))
-    solution, info = solve_with_stack(
-        flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm
-    )
+    solution, info = solve_with_stack(flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm)
     held = jax.lax.stop_gradient(theta) if path_derivative else theta
     log_q = posterior.log_prob(held, where.used, eta) - start.log_det
     x = flow.encode(params, solution.y)

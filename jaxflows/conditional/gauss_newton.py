@@ -90,9 +90,7 @@ def prior_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.A
     return Reference(jnp.zeros(size, y_observed.dtype), identity, jnp.zeros(()), anchor, zeros, info)
 
 
-def gauss_newton_reference(
-    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, max_steps: int = 12
-) -> Reference:
+def gauss_newton_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, max_steps: int = 12) -> Reference:
     """The reference in which the Gauss-Newton posterior is eta ~ N(0, I).
 
     Args:

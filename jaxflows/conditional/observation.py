@@ -216,7 +216,7 @@ def _materialise(operator: Any, event_shape: tuple[int, ...] | None) -> tuple[np
 
 
 def _check_adjoint(matrix: np.ndarray, shape: tuple[int, ...], transpose: Any) -> None:
-    probe = np.random.default_rng(1).standard_normal(matrix.shape[0]).astype(matrix.dtype)
+    probe = np.random.default_rng(1).standard_normal((matrix.shape[0],)).astype(matrix.dtype)
     seen, meant = np.ravel(np.asarray(transpose(jnp.asarray(probe)))), matrix.T @ probe
     if seen.shape != meant.shape or not np.allclose(seen, meant, rtol=1e-3, atol=1e-3 * np.max(np.abs(meant), initial=1e-6)):
         raise ValueError(f"expected transpose to be the adjoint of the operator on events {shape}; it is not")

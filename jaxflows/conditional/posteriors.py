@@ -45,8 +45,8 @@ class Posterior(NamedTuple):
 
 
 def reference(posterior: Posterior, flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> Reference:
-    """The reference the posterior is written in, for one observation."""
-    return STARTS[posterior.start](flow, params, where, y_observed)
+    """The reference the posterior is written in, for one observation. It is held: no gradient passes through the search."""
+    return STARTS[posterior.start](flow, *jax.lax.stop_gradient((params, where, y_observed)))
 
 
 def hidden_normal_log_prob(used: jax.Array, eps: jax.Array) -> jax.Array:

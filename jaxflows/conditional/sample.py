@@ -83,9 +83,7 @@ def draw_samples(
 
     def one(eps: jax.Array) -> Any:
         # the exact log-determinants are left to a loop of their own: they are matrices where the solves are vectors
-        drawn = draw(
-            eps, flow, params, where, known, posterior, theta, start, solver, lambda y: jnp.zeros((), y.dtype)
-        )
+        drawn = draw(eps, flow, params, where, known, posterior, theta, start, solver, lambda y: jnp.zeros((), y.dtype))
         return drawn.solution.y, drawn.log_weight, drawn.info
 
     samples, log_weights, infos = jax.vmap(one)(eps)

@@ -34,7 +34,9 @@ def _lipswish(beta: jax.Array, t: jax.Array) -> jax.Array:
 
 
 def _clipswish(beta: jax.Array, t: jax.Array) -> jax.Array:
-    return jnp.concatenate([_lipswish(beta, t), _lipswish(beta, -t)], axis=-1) / 1.004
+    # lipswish(-t) = lipswish(t) - t / 1.1, because sigmoid(-z) = 1 - sigmoid(z): one exponential for both halves
+    positive = _lipswish(beta, t)
+    return jnp.concatenate([positive, positive - t / 1.1], axis=-1) / 1.004
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -78,6 +78,10 @@ def _draw(key: jax.Array, first: tuple[int, ...], second: tuple[int, ...]) -> tu
     return draw[:size].reshape(first), draw[size:].reshape(second)
 
 
+def _times(weight: jax.Array, t: jax.Array) -> jax.Array:
+    return t @ weight
+
+
 def _product(norms: list[jax.Array]) -> jax.Array:
     return jnp.prod(jnp.stack(norms))
 
@@ -106,7 +110,7 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
         for k, n_in, n_out in zip(jax.random.split(key, len(inputs)), inputs, outputs, strict=True):
             weight, start = _draw(k, (n_in, n_out), (n_in,))
             weight = weight / jnp.sqrt(n_in)
-            top = leading_vector(lambda t, weight=weight: t @ weight, start)
+            top = leading_vector(functools.partial(_times, weight), start)
             layers.append({"weight": weight, "bias": jnp.zeros(n_out), "beta": jnp.zeros(n_out), "top": top})
         return constrain(layers)
 
@@ -133,7 +137,7 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
         renewed = []
         for layer in params:
             weight = layer["weight"]
-            norm, top = power_iteration(lambda t, weight=weight: t @ weight, layer["top"], POWER_STEPS)
+            norm, top = power_iteration(functools.partial(_times, weight), layer["top"], POWER_STEPS)
             renewed.append({**layer, "weight": _shrink(weight, norm, bound), "top": top})
         return renewed
 

@@ -104,7 +104,7 @@ def alternating(
             x = x_mixed + beta * fade * latent.observed_part(x - x_mixed)
             moved = pack(y, x)
             memory = state.memory
-            if history:
+            if isinstance(memory, AndersonState):
                 moved, memory = anderson_next(memory, state.mixed, moved - state.mixed)
             better = residual < state.residual
             return _State(

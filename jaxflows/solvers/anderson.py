@@ -26,7 +26,7 @@ class AndersonState(NamedTuple):
     gram: jax.Array
     x: jax.Array
     r: jax.Array
-    count: jax.Array
+    taken: jax.Array
 
 
 def anderson_start(x: jax.Array, history: int) -> AndersonState:
@@ -54,14 +54,15 @@ def anderson_next(state: AndersonState, x: jax.Array, r: jax.Array) -> tuple[jax
     Cost: O(history n) multiplications, no evaluation of F.
     """
     history = state.gram.shape[0]
-    slot = jnp.mod(state.count - 1, history)
-    seen = state.count > 0
-    dx = jnp.where(seen, x - state.x, 0.0)
-    dr = jnp.where(seen, r - state.r, 0.0)
-    x_differences = state.x_differences.at[slot].set(jnp.where(seen, dx, state.x_differences[slot]))
-    r_differences = state.r_differences.at[slot].set(jnp.where(seen, dr, state.r_differences[slot]))
+    slot = jnp.mod(state.taken - 1, history)
+    seen = state.taken > 0
+    dx, dr = x - state.x, r - state.r
+    # a selection, not an indexed write: with a slot of its own in every row of a batch XLA's CPU writes row by row
+    newest = (jnp.arange(history) == slot) & seen
+    x_differences = jnp.where(newest[:, None], dx, state.x_differences)
+    r_differences = jnp.where(newest[:, None], dr, state.r_differences)
     products = r_differences @ dr
-    gram = state.gram.at[slot, :].set(products).at[:, slot].set(products)
+    gram = jnp.where(newest[:, None], products, jnp.where(newest, products[:, None], state.gram))
     # columns scaled to one, so that old large differences and new small ones weigh alike; unused slots become identity
     scale = jnp.sqrt(jnp.diagonal(gram))
     used = scale > 0
@@ -74,4 +75,4 @@ def anderson_next(state: AndersonState, x: jax.Array, r: jax.Array) -> tuple[jax
     # a mixing that blew up on rounding is dropped for the plain step
     gamma = jnp.where(jnp.all(jnp.isfinite(gamma)), gamma, 0.0)
     mixed = x + r - gamma @ (x_differences + r_differences)
-    return mixed, AndersonState(x_differences, r_differences, gram, x, r, state.count + 1)
+    return mixed, AndersonState(x_differences, r_differences, gram, x, r, state.taken + 1)

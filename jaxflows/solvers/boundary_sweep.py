@@ -47,9 +47,7 @@ def sweep(flow: Flow, params: Params, observation: Observation, stack: Stack) ->
     return Stack(first, path, last)
 
 
-def hold_ends(
-    flow: Flow, observation: Observation, y_observed: jax.Array, x_hidden: jax.Array, stack: Stack
-) -> Stack:
+def hold_ends(flow: Flow, observation: Observation, y_observed: jax.Array, x_hidden: jax.Array, stack: Stack) -> Stack:
     """The stack with P_O z_0 = y_observed and P_H z_L = x_hidden put in place."""
     last = stack.last - carried(flow.bijector, observation).hidden_part(stack.last - x_hidden)
     return Stack(observation.restore(stack.first, y_observed), stack.path, last)
@@ -122,7 +120,9 @@ def boundary_sweep(
             swept = ravel_pytree(sweep(flow, params, observation, unravel(state.stack)))[0]
             change = swept - state.stack
             move = largest(change)
-            stack, memory = anderson_next(state.memory, state.stack, change) if history else (swept, ())
+            stack, memory = (
+                anderson_next(state.memory, state.stack, change) if isinstance(state.memory, AndersonState) else (swept, ())
+            )
             # a gain of under a tenth is the noise of rounding, not progress
             last_gain = jnp.where(move < 0.9 * state.least_move, state.sweeps, state.last_gain)
             least_move = jnp.minimum(move, state.least_move)

@@ -38,9 +38,7 @@ class Solution(NamedTuple):
     stack: Stack
 
 
-ConstraintSolver = Callable[
-    [Flow, Params, Observation, jax.Array, jax.Array, Stack | None], tuple[Solution, SolveInfo]
-]
+ConstraintSolver = Callable[[Flow, Params, Observation, jax.Array, jax.Array, Stack | None], tuple[Solution, SolveInfo]]
 """``(flow, params, observation, y_observed, x_hidden, start) -> (Solution, SolveInfo)`` on one example.
 
 ``info.residual`` is max |P_H(g(y) - x_hidden)| with y the event returned, always evaluated there at the end.

@@ -48,7 +48,7 @@ def iterate(
         tol: largest absolute entry of F(x) - x accepted.
         max_steps: evaluations of F at most.
         history: depth of the Anderson memory.
-        contraction: s, a Lipschitz constant of F; the solve then aims at a residual of tol (1 - s), or of four units in
+        contraction: s, a Lipschitz constant of F; the solve then aims at a residual of tol (1 - s), or of two units in
             the last place of x where that is more, so that the ERROR meets tol. 0 aims at tol itself.
 
     Returns:
@@ -64,7 +64,7 @@ def iterate(
 
     def unfinished(carry: tuple[Any, ...]) -> jax.Array:
         _, best, best_size, _, steps, _, last_gain = carry
-        floor = 4 * jnp.finfo(best.dtype).eps * jnp.max(jnp.abs(best), initial=0.0)
+        floor = 2 * jnp.finfo(best.dtype).eps * jnp.max(jnp.abs(best), initial=0.0)
         aim = jnp.minimum(tol, jnp.maximum(tol * (1.0 - contraction), floor))
         return (best_size > aim) & (steps < max_steps) & (steps - last_gain < PATIENCE)
 

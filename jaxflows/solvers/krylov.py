@@ -58,7 +58,7 @@ def gmres(
         _, _, residual, cycles, gaining = carry
         return (residual > tol) & (cycles < max_restarts) & gaining
 
-    def cycle(carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def cycle(carry: Any) -> Any:
         x, defect, residual, cycles, _ = carry
         step, _ = jax.scipy.sparse.linalg.gmres(
             operator, defect / residual, tol=0.5 * tol / residual, restart=restart, maxiter=1,

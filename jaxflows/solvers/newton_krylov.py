@@ -170,7 +170,7 @@ def _in_data(
 ) -> tuple[Callable[..., tuple[_Point, jax.Array]], _Point, jax.Array]:
     target = flow.bijector.move_back(x_hidden)
 
-    def evaluate(y: jax.Array, stack: Stack) -> tuple[_Point, jax.Array]:
+    def evaluate(y: jax.Array, stack: Stack | None) -> tuple[_Point, jax.Array]:
         del stack
         y = observation.restore(y, y_observed)
         stack = trace(flow, params, y)
@@ -178,7 +178,7 @@ def _in_data(
         return _Point(y, stack, defect, largest(defect)), jnp.asarray(flow.bijector.blocks, jnp.int32)
 
     guess = y_observed if start is None else observation.restore(_finite(start.first), y_observed)
-    return evaluate, *evaluate(guess, start)
+    return evaluate, *evaluate(guess, None)
 
 
 def _data_direction(

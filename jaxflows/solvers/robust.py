@@ -16,9 +16,7 @@ from jaxflows.solvers.newton_krylov import newton_krylov
 
 
 @functools.cache
-def robust(
-    *, first: ConstraintSolver | None = None, fallback: ConstraintSolver | None = None
-) -> ConstraintSolver:
+def robust(*, first: ConstraintSolver | None = None, fallback: ConstraintSolver | None = None) -> ConstraintSolver:
     """``first``, then ``fallback`` from its best point where it did not converge.
 
     Under `jax.vmap` the choice is made row by row: a batch whose rows all converged runs no fallback at all, and in a batch

@@ -281,9 +281,7 @@ def _initial(key: jax.Array, flow: Flow, batch: np.ndarray, noise: Noise | None)
     return flow.bijector.fit_to_data(params, start if noise is None else noise(k_noise, start))
 
 
-def _validation(
-    loss: Callable[..., jax.Array], key: jax.Array, rows: np.ndarray, batch_size: int
-) -> Callable[[Params], float]:
+def _validation(loss: Callable[..., jax.Array], key: jax.Array, rows: np.ndarray, batch_size: int) -> Callable[[Params], float]:
     """``params -> mean loss over rows``, noise and probes the same every time."""
 
     @jax.jit

@@ -73,9 +73,7 @@ def training_step(
         ema_decay: the average's decay a step; (1 + t) / (10 + t) at step t while that is less.
     """
 
-    def step(
-        state: TrainState, batch: jax.Array, number: jax.Array, position: jax.Array
-    ) -> tuple[TrainState, jax.Array]:
+    def step(state: TrainState, batch: jax.Array, number: jax.Array, position: jax.Array) -> tuple[TrainState, jax.Array]:
         def constrained(raw: Params) -> tuple[jax.Array, Params]:
             params = flow.bijector.constrain(raw)
             return loss(jax.random.fold_in(key, number), params, batch), params

@@ -68,7 +68,9 @@ def test_a_row_with_everything_observed_is_returned_with_no_work(completed, rows
 
 
 def test_nothing_observed_gives_samples_of_the_flow(affine):
-    result = complete(KEY, *affine, np.full((1, 4), np.nan, np.float32), np.zeros((1, 4), bool), num_samples=400, progress=False)
+    result = complete(
+        KEY, *affine, np.full((1, 4), np.nan, np.float32), np.zeros((1, 4), bool), num_samples=400, progress=False
+    )
     mean, covariance = gaussian_of(*affine)
     assert np.all(np.abs(result.mean[0] - mean) < 5 * np.sqrt(np.diag(covariance) / 400))
     assert any("nothing observed" in note for note in result.notes)
@@ -107,7 +109,10 @@ BAD = {
     "mask dtype": ({"observed": np.ones((3, 4))}, "expected a boolean mask, True where observed; got dtype float64"),
     "mask shape": ({"observed": np.ones((3, 2), bool)}, r"expected a mask of shape \(3, 4\) or \(4,\); got \(3, 2\)"),
     "nan": ({"rows": np.array([[0, 0, np.nan, 0]] * 3, np.float32)}, r"got nan in row 0 at position \(2,\)"),
-    "infinity": ({"rows": np.array([[0, 0, 0, 0], [0, 0, np.inf, 0], [0] * 4], np.float32)}, r"inf in row 1 at position \(2,\)"),
+    "infinity": (
+        {"rows": np.array([[0, 0, 0, 0], [0, 0, np.inf, 0], [0] * 4], np.float32)},
+        r"inf in row 1 at position \(2,\)",
+    ),
     "samples": ({"num_samples": 0}, "expected num_samples >= 1; got 0"),
 }
 
@@ -139,7 +144,16 @@ def test_fit_reaches_a_better_bound_from_the_prior():
     observations = jax.vmap(mask)(jnp.array([[True, False, False], [False, True, False]]))
     y = jnp.array([[1.5, 0.0, 0.0], [0.0, -1.0, 0.0]])
     fitted, trace = fit_posterior(
-        KEY, flow, params, observations, y, posterior=family, steps=60, optimizer=optax.adam(5e-2), progress=False, tolerance=0.0
+        KEY,
+        flow,
+        params,
+        observations,
+        y,
+        posterior=family,
+        steps=60,
+        optimizer=optax.adam(5e-2),
+        progress=False,
+        tolerance=0.0,
     )
     assert trace.bound.shape == (4, 2)
     rise = trace.bound[-1] - trace.bound[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,5 +102,3 @@ def test_options_are_checked():
         posteriors.gauss_newton(start="elsewhere")
     with pytest.raises(ValueError, match="expected num_reflections >= 0; got -1"):
         posteriors.householder(num_reflections=-1)
-
-
