@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -241,7 +242,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.constraint_solve", description=__doc__.split("\n")[0])
     parser.add_argument("--digits", type=Path, default=MODELS / "digits_residual.safetensors", help="the digits flow")
     parser.add_argument("--mnist", type=Path, default=MODELS / "mnist_residual.safetensors", help="the MNIST flow")
-    parser.add_argument("--only", choices=("digits", "mnist", "depth"), help="one part")
+    parser.add_argument("--only", choices=("digits", "mnist", "depth"), help="one part; the others keep their rows")
     parser.add_argument("--count", type=int, default=64, help="problems a row")
     parser.add_argument("--epochs", type=int, default=20, help="of training of the flows of the depth rows")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
@@ -266,9 +267,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows += measure_flow("mnist", flow, params, images, options.count, options.quick)
         else:
             print(f"left out: {options.mnist} is not there")
-    name = "constraint_solve" if options.only is None or options.quick else f"constraint_solve_{options.only}"
-    write_results(name, rows, seeds=[SEED, SEED + 1], directory=options.output)
+    write_results("constraint_solve", kept_rows(options.output, rows) + rows, seeds=[SEED, SEED + 1], directory=options.output)
     print(summarise(rows))
+
+
+def kept_rows(folder: Path, rows: Sequence[Row]) -> list[Row]:
+    """Rows of an earlier run for flows that this one left out, so that the parts can be measured one at a time."""
+    path = folder / "constraint_solve.json"
+    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
+    measured = {row["flow"] for row in rows}
+    return [row for row in earlier if row["flow"] not in measured]
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.logit import logit as logit_layer
 from jaxflows.bijectors.residual import residual_conv, residual_dense
 from jaxflows.bijectors.squeeze import squeeze
+from jaxflows.factory import factory
 
 
 def standard_normal_log_prob(x: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def flow_of(event_shape: Shape, bijector: Bijector) -> Flow:
     return Flow(event_shape, bijector)
 
 
-@functools.cache
+@factory
 def residual(
     *,
     event_shape: Shape,
@@ -110,7 +110,7 @@ def residual(
     return flow_of(event_shape, chain(*first, actnorm(over="event"), scan_chain(body, blocks)))
 
 
-@functools.cache
+@factory
 def residual_image(
     *,
     event_shape: Shape,

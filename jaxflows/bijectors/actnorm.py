@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
+from jaxflows.factory import factory
 
 _SHARED_AXES = {
     "element": lambda rank: (),
@@ -16,7 +15,7 @@ _SHARED_AXES = {
 }
 
 
-@functools.cache
+@factory
 def actnorm(*, over: str = "channel", scale_floor: float = 1e-3) -> Bijector:
     """v = (u - shift) exp(log_scale), started so that the first batch leaves with mean 0 and variance 1.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
+from jaxflows.factory import factory
 
 
-@functools.cache
+@factory
 def logit(*, margin: float = 0.05) -> Bijector:
     """v = logit(margin + (1 - 2 margin) u), for u in [0, 1].
 

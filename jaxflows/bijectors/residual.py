@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import jax
 
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, describe, layer
+from jaxflows.factory import factory
 from jaxflows.lipschitz import networks
 from jaxflows.lipschitz.networks import LipschitzNetwork
 from jaxflows.log_det.estimators import Estimator
 from jaxflows.solvers.fixed_point import fixed_point
 
 
-@functools.cache
+@factory
 def residual_dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: float = 0.95) -> Bijector:
     """A fully connected residual block on the flattened event; options as `jaxflows.lipschitz.networks.dense`."""
     network = networks.dense(hidden=hidden, activation=activation, coeff=coeff)
@@ -22,7 +22,7 @@ def residual_dense(*, hidden: tuple[int, ...], activation: str = "clipswish", co
     return _residual(spec, network)
 
 
-@functools.cache
+@factory
 def residual_conv(
     *, channels: tuple[int, ...], kernels: tuple[int, ...] = (3, 1, 3), activation: str = "clipswish", coeff: float = 0.95
 ) -> Bijector:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
+from jaxflows.factory import factory
 
 
-@functools.cache
+@factory
 def squeeze(*, factor: int = 2) -> Bijector:
     """(height, width, c) -> (height/f, width/f, f^2 c); log-determinant 0; an observation moves along.
 

@@ -15,7 +15,6 @@ The left factor of NLADE follows from (J^OO)^{-1} J^OH = -G^OH (G^HH)^{-1}: no p
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,6 +27,7 @@ from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
 from jaxflows.conditional.observation import mask
 from jaxflows.conditional.posteriors import Posterior
+from jaxflows.factory import factory
 from jaxflows.flows import Flow, standard_normal_log_prob
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.solvers.equation import ConstraintSolver, Solution, trace
@@ -61,7 +61,7 @@ def log_det_gap(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.
     return log_det - jnp.linalg.slogdet(hidden_block(where, columns))[1]
 
 
-@functools.cache
+@factory
 def exact() -> GradientEstimator:
     """The exact value and gradient, by differentiating the factorisations: for small d, and for tests."""
 
@@ -85,7 +85,7 @@ def _directional(flow: Flow, params: Params, y: jax.Array, direction: jax.Array)
     return jax.jvp(encode, (y,), (direction,))[1]
 
 
-@functools.cache
+@factory
 def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstimator:
     """The corrected LAD gradient estimator (IVCNF Eq. 6).
 
@@ -113,7 +113,7 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
     return estimate
 
 
-@functools.cache
+@factory
 def nlade(*, probes: int = 1) -> GradientEstimator:
     """The natural LAD gradient estimator (IVCNF Eq. 7).
 

@@ -10,7 +10,6 @@ and starts at eta ~ N(0, I). A family is the trainable map from eps ~ N(0, I) to
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -21,6 +20,7 @@ import jax.numpy as jnp
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference, prior_reference
 from jaxflows.conditional.hidden import Hidden
+from jaxflows.factory import factory
 from jaxflows.flows import Flow
 
 STARTS = {"gauss_newton": gauss_newton_reference, "prior": prior_reference}
@@ -59,7 +59,7 @@ def _check_start(start: str) -> None:
         raise ValueError(f"expected start to be one of {sorted(STARTS)}; got {start!r}")
 
 
-@functools.cache
+@factory
 def gauss_newton(*, start: str = "gauss_newton") -> Posterior:
     """eta = eps: the reference itself, nothing to train. With ``start='prior'`` the prior as q."""
     _check_start(start)
@@ -77,14 +77,14 @@ def prior() -> Posterior:
     return gauss_newton(start="prior")
 
 
-@functools.cache
+@factory
 def mean_field(*, start: str = "gauss_newton") -> Posterior:
     """eta = mu + diag(sigma) eps (IVCNF Appendix C)."""
     family = householder(num_reflections=0, start=start)
     return family._replace(name="mean_field")
 
 
-@functools.cache
+@factory
 def householder(*, num_reflections: int = 20, start: str = "gauss_newton") -> Posterior:
     """eta = mu + H_1 ... H_n diag(sigma) eps, H_i = I - 2 v_i v_i^T / |v_i|^2 (IVCNF Eq. 11).
 

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from jaxflows.factory import factory
 from jaxflows.lipschitz.activations import activation as find_activation
 from jaxflows.lipschitz.spectral_norm import conv_norm, dense_norm, leading_vector, power_iteration
 from jaxflows.log_det.jacobian import exact_log_det
@@ -86,7 +87,7 @@ def _product(norms: list[jax.Array]) -> jax.Array:
     return jnp.prod(jnp.stack(norms))
 
 
-@functools.cache
+@factory
 def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: float = 0.95) -> LipschitzNetwork:
     """A fully connected network on the flattened event.
 
@@ -153,7 +154,7 @@ def _convolve(kernel: jax.Array, t: jax.Array) -> jax.Array:
     )[0]
 
 
-@functools.cache
+@factory
 def conv(
     *, channels: tuple[int, ...], kernels: tuple[int, ...] = (3, 1, 3), activation: str = "clipswish", coeff: float = 0.95
 ) -> LipschitzNetwork:

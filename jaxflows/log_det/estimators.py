@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflows.bijectors.base import LogDet
+from jaxflows.factory import factory
 from jaxflows.log_det.jacobian import exact_log_det
 
 Network = Callable[[Any, jax.Array], jax.Array]
@@ -31,7 +32,7 @@ Tail = Callable[[jax.Array], jax.Array]
 Draw = tuple[jax.Array, jax.Array]
 
 
-@functools.cache
+@factory
 def exact() -> Estimator:
     """The exact log-determinant by the full Jacobian: for d up to about a thousand, and for tests."""
 
@@ -116,7 +117,7 @@ def _always_reached(k: jax.Array) -> jax.Array:
     return jnp.ones_like(k)
 
 
-@functools.cache
+@factory
 def power_series(*, terms: int = 10, probes: int = 1, probe: str = "rademacher") -> Estimator:
     """The truncated series with Hutchinson probes: small variance, a bias with a certified bound.
 
@@ -143,7 +144,7 @@ def power_series(*, terms: int = 10, probes: int = 1, probe: str = "rademacher")
     return estimate
 
 
-@functools.cache
+@factory
 def russian_roulette(
     *, exact_terms: int = 4, continuation: float | None = None, probes: int = 1, probe: str = "rademacher"
 ) -> Estimator:

@@ -10,7 +10,6 @@ as alpha_k = alpha decay^k, the paper's published schedule being 0.5 * 0.95^k: i
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.conditional.observation import Observation
+from jaxflows.factory import factory
 from jaxflows.flows import Flow
 from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_start
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, default_tolerance, trace
@@ -34,7 +34,7 @@ class _State(NamedTuple):
     evaluations: jax.Array
 
 
-@functools.cache
+@factory
 def alternating(
     *,
     alpha: float = 0.5,

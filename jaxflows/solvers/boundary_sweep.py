@@ -13,7 +13,6 @@ forward pass leaves z_l where it took h, and the backward pass takes it there ag
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -22,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.conditional.observation import Observation
+from jaxflows.factory import factory
 from jaxflows.flows import Flow
 from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_start
 from jaxflows.solvers.equation import (
@@ -73,7 +73,7 @@ class _Found(NamedTuple):
     checks: jax.Array
 
 
-@functools.cache
+@factory
 def boundary_sweep(
     *, tol: float | None = None, max_sweeps: int = 100, history: int = 8, max_checks: int = 5
 ) -> ConstraintSolver:

@@ -8,7 +8,6 @@ contraction, the identity is a fair first guess of the inverse Jacobian, which r
 
 from __future__ import annotations
 
-import functools
 import types
 import warnings
 
@@ -18,6 +17,7 @@ from jax.flatten_util import ravel_pytree
 
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.observation import Observation
+from jaxflows.factory import factory
 from jaxflows.flows import Flow
 from jaxflows.solvers.boundary_sweep import hold_ends, sweep
 from jaxflows.solvers.equation import (
@@ -38,7 +38,7 @@ def import_jaxopt() -> types.ModuleType:
     return jaxopt
 
 
-@functools.cache
+@factory
 def broyden(*, tol: float | None = None, max_steps: int = 100, history: int = 20) -> ConstraintSolver:
     """`jaxopt.Broyden` with unit steps on the sweep's defect.
 

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.conditional.observation import Observation
+from jaxflows.factory import factory
 from jaxflows.flows import Flow
 from jaxflows.solvers.equation import (
     ConstraintSolver,
@@ -58,7 +59,7 @@ class _State(NamedTuple):
     moving: jax.Array
 
 
-@functools.cache
+@factory
 def newton_krylov(
     *,
     form: str = "data",

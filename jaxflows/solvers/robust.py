@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import functools
-
 import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.observation import Observation
+from jaxflows.factory import factory
 from jaxflows.flows import Flow
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.newton_krylov import newton_krylov
 
 
-@functools.cache
+@factory
 def robust(*, first: ConstraintSolver | None = None, fallback: ConstraintSolver | None = None) -> ConstraintSolver:
     """``first``, then ``fallback`` from its best point where it did not converge.
 
