@@ -28,10 +28,10 @@ from benchmarks.constraint_summary import summarise
 from benchmarks.results_file import RESULTS, Row, write_results
 from jaxflows import flows, persistence
 from jaxflows.bijectors.base import SolveInfo
-from jaxflows.conditional.observation import Observation, linear, mask
 from jaxflows.data.digits_sample import load_digits_sample
 from jaxflows.data.masks import named_mask
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation, linear, mask
 from jaxflows.solvers.alternating import alternating
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.broyden import broyden

@@ -28,9 +28,9 @@ from jaxflows.conditional.diagnostics import resample
 from jaxflows.conditional.fit_posterior import Fitted, fit_posterior
 from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.observation import mask
 from jaxflows.conditional.sample import draw_samples
 from jaxflows.flows import Flow
+from jaxflows.observation import mask
 
 DIGITS = Path(__file__).parents[1] / "jaxflows" / "data" / "models" / "digits_residual.safetensors"
 MISSING = (0.3, 0.5, 0.9)

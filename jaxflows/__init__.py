@@ -34,13 +34,13 @@ from jaxflows.version import __version__
 
 if TYPE_CHECKING:
     from jaxflows import bijectors, data, flows, log_det, metrics, plotting, solvers
-    from jaxflows.conditional import observation as observe
+    from jaxflows import observation as observe
     from jaxflows.conditional import posteriors
     from jaxflows.conditional.complete import complete
     from jaxflows.conditional.constraint import solve
     from jaxflows.conditional.fit_posterior import fit_posterior
-    from jaxflows.conditional.observation import Observation
     from jaxflows.flows import Flow
+    from jaxflows.observation import Observation
     from jaxflows.persistence import load, save
     from jaxflows.training.fit import fit
 
@@ -68,7 +68,7 @@ __all__ = [
 # name -> (module, attribute), the attribute left out where the name stands for the module itself
 _PLACES: dict[str, tuple[str, str | None]] = {
     "Flow": ("jaxflows.flows", "Flow"),
-    "Observation": ("jaxflows.conditional.observation", "Observation"),
+    "Observation": ("jaxflows.observation", "Observation"),
     "bijectors": ("jaxflows.bijectors", None),
     "complete": ("jaxflows.conditional.complete", "complete"),
     "data": ("jaxflows.data", None),
@@ -78,7 +78,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "load": ("jaxflows.persistence", "load"),
     "log_det": ("jaxflows.log_det", None),
     "metrics": ("jaxflows.metrics", None),
-    "observe": ("jaxflows.conditional.observation", None),
+    "observe": ("jaxflows.observation", None),
     "plotting": ("jaxflows.plotting", None),
     "posteriors": ("jaxflows.conditional.posteriors", None),
     "save": ("jaxflows.persistence", "save"),

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflows import observation as observe
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional import observation as observe
 from jaxflows.conditional.diagnostics import resample
 from jaxflows.conditional.fit_posterior import fit_posterior
 from jaxflows.conditional.posteriors import Posterior, gauss_newton

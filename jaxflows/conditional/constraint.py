@@ -20,8 +20,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo
-from jaxflows.conditional.observation import Observation
 from jaxflows.flows import Flow, check_event
+from jaxflows.observation import Observation
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.krylov import solve_restricted
 from jaxflows.solvers.robust import robust

@@ -25,11 +25,11 @@ from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.constraint import solve_with_stack
 from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
-from jaxflows.conditional.observation import mask
 from jaxflows.conditional.posteriors import Posterior
 from jaxflows.factory import factory
 from jaxflows.flows import Flow, standard_normal_log_prob
 from jaxflows.log_det.estimators import Estimator, power_series
+from jaxflows.observation import mask
 from jaxflows.solvers.equation import ConstraintSolver, Solution, trace
 from jaxflows.solvers.krylov import restricted, solve_restricted
 

@@ -18,9 +18,9 @@ from jaxflows.bijectors.base import Params
 from jaxflows.conditional.elbo import GradientEstimator, draw, gradient_estimator, log_det_gap
 from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.observation import Observation
 from jaxflows.conditional.posteriors import Posterior, householder, reference
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import robust

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.observation import Observation
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 
 
 class Hidden(NamedTuple):

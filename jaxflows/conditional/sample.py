@@ -12,9 +12,9 @@ from jaxflows.conditional.diagnostics import WeightReport, usable, weight_report
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.observation import Observation
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, reference
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import robust
 

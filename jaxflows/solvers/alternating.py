@@ -16,9 +16,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
-from jaxflows.conditional.observation import Observation
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_start
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, default_tolerance, trace
 from jaxflows.solvers.stack_inversion import invert_stack

@@ -20,9 +20,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
-from jaxflows.conditional.observation import Observation
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_start
 from jaxflows.solvers.equation import (
     ConstraintSolver,

@@ -16,9 +16,9 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflows.bijectors.base import Params, SolveInfo
-from jaxflows.conditional.observation import Observation
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.solvers.boundary_sweep import hold_ends, sweep
 from jaxflows.solvers.equation import (
     ConstraintSolver,

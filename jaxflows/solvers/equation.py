@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
-from jaxflows.conditional.observation import Observation
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 
 
 class Stack(NamedTuple):

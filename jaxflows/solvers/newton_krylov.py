@@ -24,9 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
-from jaxflows.conditional.observation import Observation
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.solvers.equation import (
     ConstraintSolver,
     Solution,

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo
-from jaxflows.conditional.observation import Observation
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.newton_krylov import newton_krylov

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from jaxflows.bijectors.base import Params, SolveInfo
-from jaxflows.conditional.observation import mask
 from jaxflows.flows import Flow
+from jaxflows.observation import mask
 from jaxflows.solvers.equation import Stack
 from jaxflows.solvers.fixed_point import iterate
 

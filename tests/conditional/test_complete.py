@@ -13,8 +13,8 @@ from jaxflows import flows
 from jaxflows.conditional import posteriors
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.fit_posterior import fit_posterior
-from jaxflows.conditional.observation import mask
 from jaxflows.conditional.sample import draw_samples
+from jaxflows.observation import mask
 
 KEY = jax.random.key(0)
 

@@ -9,7 +9,7 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from jaxflows.conditional.constraint import solve, solve_with_stack
-from jaxflows.conditional.observation import mask
+from jaxflows.observation import mask
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.newton_krylov import newton_krylov
 from tests.solvers.problems import FLOWS, jit, problem, true_residual

@@ -11,8 +11,8 @@ from jaxflows import flows
 from jaxflows.conditional import elbo, posteriors
 from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.observation import linear, mask
 from jaxflows.log_det.estimators import power_series, russian_roulette
+from jaxflows.observation import linear, mask
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 
 DRAWS = 1000

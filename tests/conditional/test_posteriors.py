@@ -13,8 +13,8 @@ from jaxflows import flows
 from jaxflows.conditional import posteriors
 from jaxflows.conditional.gauss_newton import gauss_newton_reference, prior_reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.observation import linear, mask
 from jaxflows.conditional.sample import draw_samples
+from jaxflows.observation import linear, mask
 
 
 @pytest.mark.parametrize("size", [1, 3, 6])

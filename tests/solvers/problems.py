@@ -16,7 +16,7 @@ from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.invert import invert
 from jaxflows.bijectors.residual import residual_dense
 from jaxflows.bijectors.squeeze import squeeze
-from jaxflows.conditional.observation import linear, mask
+from jaxflows.observation import linear, mask
 from jaxflows.solvers.fixed_point import fixed_point
 
 SIZE = 8

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflows.conditional.observation import linear, mask
+from jaxflows.observation import linear, mask
 
 SHAPE = (4, 3)
 MATRIX = np.random.default_rng(0).standard_normal((5, 12))
