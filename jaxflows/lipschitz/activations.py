@@ -28,15 +28,20 @@ class Activation(NamedTuple):
     widening: int
 
 
+def _slope(beta: jax.Array) -> jax.Array:
+    return jax.nn.softplus(beta) + 0.5
+
+
 def _lipswish(beta: jax.Array, t: jax.Array) -> jax.Array:
     # the slope of t sigmoid(b t) peaks at 1.0998 whatever b > 0 is
-    return t * jax.nn.sigmoid((jax.nn.softplus(beta) + 0.5) * t) / 1.1
+    return t * jax.nn.sigmoid(_slope(beta) * t) / 1.1
 
 
 def _clipswish(beta: jax.Array, t: jax.Array) -> jax.Array:
-    # lipswish(-t) = lipswish(t) - t / 1.1, because sigmoid(-z) = 1 - sigmoid(z): one exponential for both halves
-    positive = _lipswish(beta, t)
-    return jnp.concatenate([positive, positive - t / 1.1], axis=-1) / 1.004
+    # lipswish(-t) = lipswish(t) - t / 1.1, because sigmoid(-z) = 1 - sigmoid(z): one exponential and no division for both
+    scaled = t * (1.0 / (1.1 * 1.004))
+    positive = scaled * jax.nn.sigmoid(_slope(beta) * t)
+    return jnp.concatenate([positive, positive - scaled], axis=-1)
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -30,10 +30,10 @@ from jaxflows.solvers.equation import (
     Stack,
     constraint_residual,
     default_tolerance,
-    largest,
     trace,
 )
 from jaxflows.solvers.fixed_point import PATIENCE
+from jaxflows.solvers.largest import largest
 
 # the stack's move at which the true residual is first measured, in units of the tolerance
 FIRST_AIM = 3.0

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
+from jaxflows.solvers.largest import largest
 
 
 class Stack(NamedTuple):
@@ -48,12 +49,6 @@ ConstraintSolver = Callable[[Flow, Params, Observation, jax.Array, jax.Array, St
 def default_tolerance(dtype: Any) -> float:
     """Residual asked of a constraint solve when none is given: 1e-4 in float32, 1e-10 in float64."""
     return 1e-4 if jnp.finfo(dtype).bits <= 32 else 1e-10
-
-
-def largest(v: jax.Array) -> jax.Array:
-    """Largest absolute entry, infinite where an entry is not finite (so that NaN never passes for converged)."""
-    size = jnp.max(jnp.abs(v), initial=0.0)
-    return jnp.where(jnp.isfinite(size), size, jnp.inf)
 
 
 def trace(flow: Flow, params: Params, y: jax.Array) -> Stack:

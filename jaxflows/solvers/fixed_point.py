@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import SolveInfo
 from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_start
+from jaxflows.solvers.largest import largest
 
 Step = Callable[[Any, jax.Array], jax.Array]
 
@@ -59,12 +60,11 @@ def iterate(
 
     def residual_at(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         r = step(x.reshape(shape)).reshape(-1) - x
-        size = jnp.max(jnp.abs(r), initial=0.0)
-        return r, jnp.where(jnp.isfinite(size), size, jnp.inf)
+        return r, largest(r)
 
     def unfinished(carry: tuple[Any, ...]) -> jax.Array:
         _, best, best_size, _, steps, _, last_gain = carry
-        floor = 2 * jnp.finfo(best.dtype).eps * jnp.max(jnp.abs(best), initial=0.0)
+        floor = 2 * jnp.finfo(best.dtype).eps * largest(best)
         aim = jnp.minimum(tol, jnp.maximum(tol * (1.0 - contraction), floor))
         return (best_size > aim) & (steps < max_steps) & (steps - last_gain < PATIENCE)
 

@@ -33,10 +33,10 @@ from jaxflows.solvers.equation import (
     Stack,
     constraint_residual,
     default_tolerance,
-    largest,
     trace,
 )
 from jaxflows.solvers.krylov import LinearMap, gmres, restricted
+from jaxflows.solvers.largest import largest
 from jaxflows.solvers.stack_inversion import invert_stack
 
 FORMS = ("data", "latent", "latent_preconditioned", "latent_schur")
