@@ -1,6 +1,6 @@
 """Compile time of `log_prob`, `complete` and a training step at depths 4, 16 and 64: flat, since blocks are scanned.
 
-    python -m benchmarks.compile_time            # 27 processes, about ten minutes on one free core
+    python -m benchmarks.compile_time            # 45 processes, ten minutes on one free core
     python -m benchmarks.compile_time --quick    # log_prob at two depths, once
 
 Every measurement is a process of its own with the persistent cache off; they are repeated and the least is taken.
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.compile_time", description=__doc__.split("\n")[0])
     parser.add_argument("--depths", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--tasks", nargs="+", choices=TASK_NAMES, default=list(TASK_NAMES))
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--output-dir", type=Path, default=RESULTS)
     parser.add_argument("--measure", nargs=2, metavar=("TASK", "DEPTH"), help="one measurement, in this process")
     parser.add_argument("--quick", action="store_true", help="log_prob at depths 2 and 4, once; put it elsewhere")
@@ -124,12 +124,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if options.quick:
         options.depths, options.tasks, options.repeats = [2, 4], ["log_prob"], 1
-    rows = []
-    for task in options.tasks:
-        for depth in options.depths:
-            runs = [measure_apart(task, depth) for _ in range(options.repeats)]
-            rows.append({"task": task, "depth": depth, **least(runs), "repeats": options.repeats})
-            print(rows[-1], flush=True)
+    cases = [(task, depth) for task in options.tasks for depth in options.depths]
+    runs: dict[tuple[str, int], list[Row]] = {case: [] for case in cases}
+    # whatever slows the machine for a while then slows all depths alike
+    for repeat in range(options.repeats):
+        for case in cases:
+            runs[case].append(measure_apart(*case))
+            print(repeat, *case, runs[case][-1], flush=True)
+    rows = [{"task": task, "depth": depth, **least(runs[task, depth]), "repeats": options.repeats} for task, depth in cases]
     write_results("compile_time", with_flatness(rows), seeds=[0], directory=options.output_dir)
 
 
