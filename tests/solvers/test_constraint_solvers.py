@@ -62,7 +62,7 @@ def test_solves_to_1e_10_in_float64(name):
 
 @every_solver
 def test_a_batch_of_masks_gives_what_each_row_gives_alone(name):
-    assert_rows_agree(SOLVERS[name](), "residual")
+    assert_rows_agree(SOLVERS[name](), "residual", nested=name.startswith("alternating"))
 
 
 @every_solver
