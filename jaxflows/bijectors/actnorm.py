@@ -58,3 +58,6 @@ def actnorm(*, over: str = "channel", scale_floor: float = 1e-3) -> Bijector:
         spec=describe("actnorm", over=over, scale_floor=scale_floor), init=init, transform=transform, invert=invert,
         log_det=log_det, fit_to_data=fit_to_data,
     )  # fmt: skip
+
+
+EXAMPLES = {"actnorm": [(actnorm(over=over), (4, 2, 3)) for over in ("element", "channel", "event")]}

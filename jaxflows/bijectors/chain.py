@@ -9,7 +9,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, carried, combine, describe, no_work, stay
+from jaxflows.bijectors.residual import residual_conv, residual_dense
+from jaxflows.bijectors.squeeze import squeeze
 
 
 @functools.cache
@@ -245,3 +248,11 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         sweep_blocks=depth * body.sweep_blocks, move=stay, move_back=stay, fit_to_data=fit_to_data,
         constrain=constrain, lipschitz=lipschitz,
     )  # fmt: skip
+
+
+_DENSE, _CONV = residual_dense(hidden=(8,)), residual_conv(channels=(3, 4))
+
+EXAMPLES = {
+    "chain": [(chain(actnorm(over="event"), _DENSE), (5,)), (chain(actnorm(), squeeze(), _CONV), (4, 4, 1))],
+    "scan_chain": [(scan_chain(_DENSE, 3), (5,)), (scan_chain(_CONV, 1), (4, 4, 1))],
+}

@@ -8,7 +8,9 @@ from typing import Any
 
 import jax
 
+from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, carried, describe, no_work
+from jaxflows.bijectors.residual import residual_dense
 
 
 @functools.cache
@@ -71,3 +73,6 @@ def invert(inner: Bijector) -> Bijector:
 
 
 _INNER: dict[Bijector, Bijector] = {}
+
+
+EXAMPLES = {"invert": [(invert(residual_dense(hidden=(8,))), (5,)), (invert(actnorm(over="element")), (2, 3))]}

@@ -59,3 +59,6 @@ def dequantise(key: jax.Array, levels: jax.Array, *, num_levels: int = 256) -> j
     noisy = levels + jax.random.uniform(key, levels.shape)
     # floating point may round the sum up to the next level: keep it inside its own cell
     return jnp.minimum(noisy, jnp.nextafter(levels + 1.0, 0.0)) / num_levels
+
+
+EXAMPLES = {"logit": [(logit(), (6,)), (logit(margin=0.2), (2, 3))]}

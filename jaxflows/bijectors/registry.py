@@ -1,65 +1,50 @@
-"""One table of every bijector family: its factory, and examples that feed the generic tests.
+"""One table of every bijector family, and how a layer is rebuilt from its description.
 
-Adding a family means one file with a factory whose `describe` names this table's key, and one line here.
+Adding a family means one file and one line here. The file holds a factory of the family's name, whose `describe` uses that
+name, and ``EXAMPLES``, a table of layers with event shapes on both sides of every option, which feed the generic tests.
+A family's module is imported when a description first names it: some need libraries that the others do without.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import json
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.base import Bijector, Shape
-from jaxflows.bijectors.chain import chain, scan_chain
-from jaxflows.bijectors.invert import invert
-from jaxflows.bijectors.logit import logit
-from jaxflows.bijectors.residual import residual_conv, residual_dense
-from jaxflows.bijectors.squeeze import squeeze
 
-
-class Family(NamedTuple):
-    """A family of bijectors.
-
-    Attributes:
-        build: the factory, called with the options of a description as keywords; nested layers come already built and
-            JSON lists come as tuples.
-        examples: ``(layer, event shape)`` pairs on both sides of every option, small enough for exhaustive tests.
-    """
-
-    build: Callable[..., Bijector]
-    examples: tuple[tuple[Bijector, Shape], ...]
-
-
-_DENSE = residual_dense(hidden=(8,))
-_CONV = residual_conv(channels=(3, 4))
-
-FAMILIES: dict[str, Family] = {
-    "actnorm": Family(actnorm, tuple((actnorm(over=over), (4, 2, 3)) for over in ("element", "channel", "event"))),
-    "chain": Family(
-        lambda layers: chain(*layers),
-        ((chain(actnorm(over="event"), _DENSE), (5,)), (chain(actnorm(), squeeze(), _CONV), (4, 4, 1))),
-    ),
-    "invert": Family(lambda inner: invert(inner), ((invert(_DENSE), (5,)), (invert(actnorm(over="element")), (2, 3)))),
-    "logit": Family(logit, ((logit(), (6,)), (logit(margin=0.2), (2, 3)))),
-    "residual_conv": Family(
-        residual_conv, ((_CONV, (4, 3, 2)), (residual_conv(channels=(4,), kernels=(1, 3), activation="elu"), (3, 3, 1)))
-    ),
-    "residual_dense": Family(
-        residual_dense,
-        (
-            (_DENSE, (5,)),
-            (residual_dense(hidden=(6, 7), activation="lipswish", coeff=0.7), (2, 3)),
-            (residual_dense(hidden=(6,), activation="tanh", coeff=0.5), (1,)),
-        ),
-    ),
-    "scan_chain": Family(
-        lambda body, depth: scan_chain(body, depth),
-        ((scan_chain(_DENSE, 3), (5,)), (scan_chain(_CONV, 1), (4, 4, 1))),
-    ),
-    "squeeze": Family(squeeze, ((squeeze(), (4, 2, 3)), (squeeze(factor=3), (3, 6, 1)))),
+# family -> module of this package
+FAMILIES = {
+    "actnorm": "actnorm",
+    "chain": "chain",
+    "invert": "invert",
+    "logit": "logit",
+    "residual_conv": "residual",
+    "residual_dense": "residual",
+    "scan_chain": "chain",
+    "squeeze": "squeeze",
 }
+
+
+def build(family: str, options: dict[str, Any]) -> Bijector:
+    """Call a family's factory; nested layers come already built and JSON lists as tuples.
+
+    Raises:
+        TypeError: options the factory does not take.
+    """
+    make = getattr(_module(family), family)
+    # composites take their layers by position, all other factories their options by keyword
+    return make(*options["layers"]) if set(options) == {"layers"} else make(**options)
+
+
+def examples(family: str) -> tuple[tuple[Bijector, Shape], ...]:
+    """``(layer, event shape)`` pairs of a family, small enough for exhaustive tests."""
+    return tuple(_module(family).EXAMPLES[family])
+
+
+def _module(family: str) -> Any:
+    return importlib.import_module(f"jaxflows.bijectors.{FAMILIES[family]}")
 
 
 @functools.cache
@@ -97,6 +82,6 @@ def _decode(value: Any) -> Any:
     if not isinstance(name, str) or name not in FAMILIES:
         raise ValueError(f"expected a bijector of {sorted(FAMILIES)}; got {name!r}")
     try:
-        return FAMILIES[name].build(**{option: _decode(item) for option, item in options.items()})
+        return build(name, {option: _decode(item) for option, item in options.items()})
     except (TypeError, AttributeError) as error:
         raise ValueError(f"expected options that {name!r} takes; got {options} ({error})") from None

@@ -69,3 +69,16 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
         forward_step=forward_step, backward_step=backward_step, backward_from_image=backward_from_image,
         constrain=network.constrain, lipschitz=network.certify, blocks=1,
     )  # fmt: skip
+
+
+EXAMPLES = {
+    "residual_conv": [
+        (residual_conv(channels=(3, 4)), (4, 3, 2)),
+        (residual_conv(channels=(4,), kernels=(1, 3), activation="elu"), (3, 3, 1)),
+    ],
+    "residual_dense": [
+        (residual_dense(hidden=(8,)), (5,)),
+        (residual_dense(hidden=(6, 7), activation="lipswish", coeff=0.7), (2, 3)),
+        (residual_dense(hidden=(6,), activation="tanh", coeff=0.5), (1,)),
+    ],
+}

@@ -56,3 +56,6 @@ def squeeze(*, factor: int = 2) -> Bijector:
         spec=describe("squeeze", factor=factor), init=init, transform=transform, invert=invert, log_det=log_det,
         output_shape=output_shape, move=move, move_back=move_back,
     )  # fmt: skip
+
+
+EXAMPLES = {"squeeze": [(squeeze(), (4, 2, 3)), (squeeze(factor=3), (3, 6, 1))]}

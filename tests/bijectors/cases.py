@@ -13,7 +13,7 @@ from jaxflows.bijectors.base import Bijector, Shape
 from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.invert import invert
 from jaxflows.bijectors.logit import logit
-from jaxflows.bijectors.registry import FAMILIES
+from jaxflows.bijectors.registry import FAMILIES, examples
 from jaxflows.bijectors.residual import residual_conv, residual_dense
 from jaxflows.flows import residual_image
 
@@ -41,8 +41,8 @@ def _compositions() -> dict[str, tuple[Bijector, Shape]]:
 def _table() -> dict[str, Case]:
     rows = {
         f"{name}-{position}": row
-        for name, family in FAMILIES.items()
-        for position, row in enumerate(family.examples)
+        for name in FAMILIES
+        for position, row in enumerate(examples(name))
     }  # fmt: skip
     rows |= _compositions()
     return {name: Case(bijector, shape, '"logit"' in bijector.spec) for name, (bijector, shape) in rows.items()}
@@ -67,7 +67,7 @@ def parameters(name: str) -> Any:
         if field not in ("weight", "kernel"):
             return 0.3 * values
         tap_norms = np.linalg.norm(values, ord=2, axis=(-2, -1), keepdims=True)
-        if field == "kernel":
+        if values.ndim >= 4:
             tap_norms = np.sum(tap_norms, axis=(-4, -3), keepdims=True)
         return 0.95 * values / tap_norms
 

@@ -12,15 +12,15 @@ import pytest
 import safetensors.numpy
 
 from jaxflows import flows
-from jaxflows.bijectors.registry import FAMILIES
+from jaxflows.bijectors.registry import FAMILIES, examples
 from jaxflows.flows import flow_of
 from jaxflows.persistence import ModelFileError, load, save
 
 FLOW = flows.residual(event_shape=(6,), blocks=2, hidden=8)
 EXAMPLES = [
     pytest.param(bijector, shape, id=f"{name}-{position}")
-    for name, family in FAMILIES.items()
-    for position, (bijector, shape) in enumerate(family.examples)
+    for name in FAMILIES
+    for position, (bijector, shape) in enumerate(examples(name))
 ]
 
 
