@@ -14,6 +14,7 @@ training   fit            maximum likelihood on complete data
 models     save, load     one file a model, no code in it
 conditions complete       samples, mean and diagnostics of the missing part, row by row
            observe        ``observe.mask`` and ``observe.linear``
+           measurements   random projections, pooling, grey-scale, blur, cosine and Fourier transforms
            Observation    what was measured, as an orthogonal projector
            solve          one completion for given free latents, differentiable
            posteriors     families of posteriors on the free latents
@@ -33,7 +34,7 @@ from typing import TYPE_CHECKING, Any
 from jaxflows.version import __version__
 
 if TYPE_CHECKING:
-    from jaxflows import bijectors, data, flows, log_det, metrics, plotting, solvers
+    from jaxflows import bijectors, data, flows, log_det, measurements, metrics, plotting, solvers
     from jaxflows import observation as observe
     from jaxflows.conditional import posteriors
     from jaxflows.conditional.complete import complete
@@ -56,6 +57,7 @@ __all__ = [
     "flows",
     "load",
     "log_det",
+    "measurements",
     "metrics",
     "observe",
     "plotting",
@@ -77,6 +79,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "flows": ("jaxflows.flows", None),
     "load": ("jaxflows.persistence", "load"),
     "log_det": ("jaxflows.log_det", None),
+    "measurements": ("jaxflows.measurements", None),
     "metrics": ("jaxflows.metrics", None),
     "observe": ("jaxflows.observation", None),
     "plotting": ("jaxflows.plotting", None),

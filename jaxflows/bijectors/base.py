@@ -65,6 +65,7 @@ class Bijector(NamedTuple):
     Attributes:
         spec: canonical JSON description, enough to build the layer again (`jaxflows.bijectors.registry`).
         blocks: how many residual-network evaluations one pass costs (the unit of every cost reported).
+        explicit: whether ``invert`` costs about as much as ``transform``, as it does in coupling layers, rather than a solve.
         init: ``(key, shape) -> params`` for events of that shape.
         output_shape: ``shape -> shape``; raises ValueError when the layer cannot take the shape.
         transform: ``(params, u) -> v``.
@@ -88,6 +89,7 @@ class Bijector(NamedTuple):
 
     spec: str
     blocks: int
+    explicit: bool
     init: Callable[..., Params]
     output_shape: Callable[[Shape], Shape]
     transform: Callable[..., jax.Array]
@@ -165,6 +167,7 @@ def layer(
     constrain: Callable[..., Params] = stay,
     lipschitz: Callable[..., jax.Array] = _zero_bound,
     blocks: int = 0,
+    explicit: bool = True,
 ) -> Bijector:
     """Build a bijector that is not a composite from the few functions that tell it apart.
 
@@ -179,7 +182,7 @@ def layer(
         backward_step: ``(params, v, u_guess) -> u``, explicit; the closed-form inverse when left out.
         backward_from_image: ``(v, u_guess, image) -> u``, the value of ``backward_step`` for less, given the value of
             ``forward_step`` at the same u_guess; None for a layer that cannot use it.
-        output_shape, move, move_back, fit_to_data, constrain, lipschitz, blocks: as in `Bijector`.
+        output_shape, move, move_back, fit_to_data, constrain, lipschitz, blocks, explicit: as in `Bijector`.
 
     Returns:
         The bijector, whose path is empty.
@@ -219,7 +222,7 @@ def layer(
         return path, u + observation.hidden_part(renewed - u)
 
     bijector = Bijector(
-        spec=spec, blocks=blocks, init=init, output_shape=output_shape, transform=transform, invert=invert,
+        spec=spec, blocks=blocks, explicit=explicit, init=init, output_shape=output_shape, transform=transform, invert=invert,
         forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
         sweep_backward=sweep_backward, sweep_blocks=2 * blocks if backward_from_image is None else blocks,
         move=move, move_back=move_back, fit_to_data=fit_to_data, constrain=constrain, lipschitz=lipschitz,

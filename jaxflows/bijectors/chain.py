@@ -130,7 +130,8 @@ def chain(*layers: Bijector) -> Bijector:
 
     return Bijector(
         spec=describe("chain", layers=[json.loads(bijector.spec) for bijector in layers]),
-        blocks=sum(bijector.blocks for bijector in layers), init=init, output_shape=output_shape, transform=transform,
+        blocks=sum(bijector.blocks for bijector in layers), explicit=all(bijector.explicit for bijector in layers),
+        init=init, output_shape=output_shape, transform=transform,
         invert=invert, forward=forward, inverse=inverse, estimate=estimate, trace=trace, sweep_forward=sweep_forward,
         sweep_backward=sweep_backward, sweep_blocks=sum(bijector.sweep_blocks for bijector in layers),
         move=move if moving else stay,
@@ -242,7 +243,8 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         return jnp.max(jax.lax.map(body.lipschitz, params))
 
     return Bijector(
-        spec=describe("scan_chain", body=json.loads(body.spec), depth=depth), blocks=depth * body.blocks, init=init,
+        spec=describe("scan_chain", body=json.loads(body.spec), depth=depth), blocks=depth * body.blocks,
+        explicit=body.explicit, init=init,
         output_shape=output_shape, transform=transform, invert=invert, forward=forward, inverse=inverse,
         estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward,
         sweep_blocks=depth * body.sweep_blocks, move=stay, move_back=stay, fit_to_data=fit_to_data,

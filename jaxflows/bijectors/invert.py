@@ -61,7 +61,7 @@ def invert(inner: Bijector) -> Bijector:
         return shape
 
     bijector = Bijector(
-        spec=describe("invert", inner=json.loads(inner.spec)), blocks=inner.blocks, init=inner.init,
+        spec=describe("invert", inner=json.loads(inner.spec)), blocks=inner.blocks, explicit=inner.explicit, init=inner.init,
         output_shape=output_shape, transform=transform, invert=inverted, forward=inner.inverse, inverse=inner.forward,
         estimate=estimate, trace=trace, sweep_forward=sweep_forward, sweep_backward=sweep_backward,
         sweep_blocks=2 * inner.blocks,

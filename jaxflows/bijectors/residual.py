@@ -67,7 +67,7 @@ def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
     return layer(
         spec=spec, init=init, transform=transform, invert=invert, log_det=network.log_det, estimate_log_det=estimate_log_det,
         forward_step=forward_step, backward_step=backward_step, backward_from_image=backward_from_image,
-        constrain=network.constrain, lipschitz=network.certify, blocks=1,
+        constrain=network.constrain, lipschitz=network.certify, blocks=1, explicit=False,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from jaxflows.cli.stop_signals import termination_interrupts, uninterrupted
 
 if TYPE_CHECKING:
     from jaxflows.cli.completed_rows import Task
-    from jaxflows.conditional.complete import Completion
+    from jaxflows.conditional.completion import Completion
     from jaxflows.conditional.posteriors import Posterior
 
 # what a run takes where nothing is asked for; kept apart from argparse so that --resume can tell what was asked for

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxflows.cli.errors import CommandError
-from jaxflows.conditional.complete import Completion, RowInfo
+from jaxflows.conditional.completion import Completion, RowInfo
 from jaxflows.persistence import atomic_write
 
 # wall time is left out, so that equal seeds write equal files

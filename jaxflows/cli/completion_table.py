@@ -6,7 +6,7 @@ import numpy as np
 
 from jaxflows.cli.completed_rows import Task
 from jaxflows.cli.models import Model
-from jaxflows.conditional.complete import Completion
+from jaxflows.conditional.completion import Completion
 from jaxflows.metrics import gaussian_conditional
 
 _HEAD = (

@@ -18,6 +18,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.flows import Flow, check_event
@@ -71,13 +72,14 @@ def solve_with_stack(
     *,
     solver: ConstraintSolver | None = None,
     start: Stack | None = None,
+    inverse: Partial | None = None,
 ) -> tuple[Solution, SolveInfo]:
-    """As `solve`, returning the whole solution; its latent and stack carry no gradient."""
+    """As `solve`, returning the whole solution, whose latent and stack carry no gradient, and taking an approximate inverse."""
     check_event(flow, y_observed, "y_observed")
     if tuple(jnp.shape(x_hidden)) != flow.latent_shape:
         raise ValueError(f"expected x_hidden of shape {flow.latent_shape}; got {tuple(jnp.shape(x_hidden))}")
     known = observed_only(observation, y_observed)
-    solution, info = _solve(flow, robust() if solver is None else solver, params, observation, known, x_hidden, start)
+    solution, info = _solve(flow, robust() if solver is None else solver, params, observation, known, x_hidden, start, inverse)
     y = observation.restore(solution.y, known)
     return Solution(y, *jax.lax.stop_gradient((solution.x, solution.stack))), jax.lax.stop_gradient(info)
 
@@ -96,26 +98,34 @@ def _solve(
     y_observed: jax.Array,
     x_hidden: jax.Array,
     start: Stack | None,
+    inverse: Partial | None,
 ) -> tuple[Solution, SolveInfo]:
-    return solver(flow, params, observation, y_observed, x_hidden, start)
+    return solver(flow, params, observation, y_observed, x_hidden, start, inverse)
 
 
 def _solve_fwd(flow: Flow, solver: ConstraintSolver, *arguments: Any) -> tuple[tuple[Solution, SolveInfo], Any]:
-    params, observation, y_observed, x_hidden, start = arguments
-    solution, info = solver(flow, params, observation, y_observed, x_hidden, start)
-    return (solution, info), (params, observation, solution.y, start)
+    solution, info = solver(flow, *arguments)
+    params, observation, _, _, start, inverse = arguments
+    return (solution, info), (params, observation, solution.y, start, inverse)
 
 
 def _solve_bwd(flow: Flow, solver: ConstraintSolver, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     del solver
-    params, observation, y, start = saved
+    params, observation, y, start, inverse = saved
     y_bar = cotangents[0].y
     _, pull_back = jax.vjp(flow.encode, params, y)
-    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True)
+    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True, inverse=inverse)
     weights = flow.bijector.move(weights)
     params_bar, through = pull_back(weights)
     y_observed_bar = observation.observed_part(y_bar - through)
-    return jax.tree.map(jnp.negative, params_bar), _no_cotangent(observation), y_observed_bar, weights, _no_cotangent(start)
+    return (
+        jax.tree.map(jnp.negative, params_bar),
+        _no_cotangent(observation),
+        y_observed_bar,
+        weights,
+        _no_cotangent(start),
+        _no_cotangent(inverse),
+    )
 
 
 def _no_cotangent(tree: Any) -> Any:

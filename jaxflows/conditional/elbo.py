@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
-from jaxflows.bijectors.base import Params, SolveInfo
+from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.conditional.constraint import solve_with_stack
 from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
@@ -30,12 +31,13 @@ from jaxflows.factory import factory
 from jaxflows.flows import Flow, standard_normal_log_prob
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.observation import mask
-from jaxflows.solvers.equation import ConstraintSolver, Solution, trace
+from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, trace
 from jaxflows.solvers.krylov import restricted, solve_restricted
 
-GradientEstimator = Callable[[jax.Array, Flow, Params, Hidden, jax.Array], jax.Array]
-"""``(key, flow, params, where, y) -> scalar`` whose gradient in params and y estimates that of
-log|det G(y)| - log|det G^HH(y)|; its value means nothing, except for `exact`."""
+GradientEstimator = Callable[[jax.Array, Flow, Params, Hidden, jax.Array, Partial | None], jax.Array]
+"""``(key, flow, params, where, y, inverse) -> scalar`` whose gradient in params and y estimates that of
+log|det G(y)| - log|det G^HH(y)|; its value means nothing, except for `exact`. ``inverse`` preconditions solves with G^HH, as
+in `jaxflows.solvers.equation.ConstraintSolver`; it may be None."""
 
 
 class Draw(NamedTuple):
@@ -65,8 +67,10 @@ def log_det_gap(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.
 def exact() -> GradientEstimator:
     """The exact value and gradient, by differentiating the factorisations: for small d, and for tests."""
 
-    def estimate(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
-        del key
+    def estimate(
+        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverse: Partial | None = None
+    ) -> jax.Array:
+        del key, inverse
         return log_det_gap(flow, params, where, y)
 
     return estimate
@@ -97,7 +101,9 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
     """
     inner = power_series(terms=8, probes=probes) if log_det is None else log_det
 
-    def estimate(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+    def estimate(
+        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverse: Partial | None = None
+    ) -> jax.Array:
         k_own, k_probe = jax.random.split(key)
         _, own = flow.bijector.estimate(k_own, inner, params, y)
         observation = where.observation
@@ -105,7 +111,7 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
         def one(k: jax.Array) -> jax.Array:
             v = observation.hidden_part(jax.random.rademacher(k, y.shape, y.dtype))
             p, point = jax.lax.stop_gradient((params, y))
-            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True)
+            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True, inverse=inverse)
             return jnp.vdot(jax.lax.stop_gradient(w), _directional(flow, params, y, v))
 
         return own.value - _mean_over_probes(k_probe, probes, one)
@@ -120,10 +126,13 @@ def nlade(*, probes: int = 1) -> GradientEstimator:
     Args:
         probes: Hutchinson probes, each with two GMRES solves.
 
-    Low variance when few entries are observed; needs no estimator of the flow's own log-determinant.
+    Least error at equal time where it was measured (benchmarks/gradient_estimators.py), and the less the fewer entries are
+    observed; needs no estimator of the flow's own log-determinant.
     """
 
-    def estimate(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+    def estimate(
+        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverse: Partial | None = None
+    ) -> jax.Array:
         observation = where.observation
         p, point = jax.lax.stop_gradient((params, y))
         nothing = mask(jnp.zeros(y.shape, bool))
@@ -131,9 +140,12 @@ def nlade(*, probes: int = 1) -> GradientEstimator:
         def one(k: jax.Array) -> jax.Array:
             v = observation.observed_part(jax.random.rademacher(k, y.shape, y.dtype))
             _, pull = restricted(flow, p, nothing, point)
-            correction, _ = solve_restricted(flow, p, observation, point, pull(v), transpose=True)
+            correction, _ = solve_restricted(flow, p, observation, point, pull(v), transpose=True, inverse=inverse)
             left = v - correction
-            right, _ = solve_restricted(flow, p, nothing, point, v)
+            if flow.bijector.explicit:
+                right = jax.jvp(lambda x: flow.decode(p, x)[0], (flow.encode(p, point),), (flow.bijector.move(v),))[1]
+            else:
+                right, _ = solve_restricted(flow, p, nothing, point, v)
             left, right = jax.lax.stop_gradient((left, right))
             return jnp.vdot(left, _directional(flow, params, y, right))
 
@@ -154,6 +166,37 @@ def gradient_estimator(choice: str | GradientEstimator) -> GradientEstimator:
     return ESTIMATORS[choice]()
 
 
+def _apply_inverse(where: Hidden, inverse: jax.Array, v: jax.Array) -> jax.Array:
+    return where.expand(inverse @ where.compress(v))
+
+
+def inverse_at_anchor(where: Hidden, start: Reference) -> Partial:
+    """The approximate inverse of the hidden block that solvers and estimators take, from the reference's own."""
+    return Partial(_apply_inverse, where, jax.lax.stop_gradient(start.inverse))
+
+
+def _predicted(
+    eta: jax.Array, x_hidden: jax.Array, params: Params, where: Hidden, y_observed: jax.Array, start: Reference, flow: Flow
+) -> Stack:
+    """The stack from which a draw's solve starts: the event predicted to first order in the data.
+
+    Far from the anchor that may lie where the flow explodes. A flow with an explicit inverse also predicts in the latent,
+    where its normals stay normal, and takes what comes nearer to the constraint.
+    """
+    in_data = trace(flow, params, start.anchor + where.expand(start.spread @ eta))
+    if not flow.bijector.explicit:
+        return in_data
+    observation = where.observation
+    latent = carried(flow.bijector, observation)
+    x = flow.encode(params, start.anchor)
+    y, _ = flow.decode(params, x - latent.hidden_part(x - x_hidden))
+    pasted = flow.encode(params, observation.restore(y, y_observed))
+    nearer = constraint_residual(flow, observation, pasted, x_hidden) < constraint_residual(
+        flow, observation, in_data.last, x_hidden
+    )
+    return jax.tree.map(lambda a, b: jnp.where(nearer, a, b), trace(flow, params, y), in_data)
+
+
 def draw(
     eps: jax.Array,
     flow: Flow,
@@ -171,7 +214,8 @@ def draw(
 
     Args:
         eps: (K,) standard normal.
-        flow, params, where, y_observed: the problem.
+        flow, params: the flow, in the frame of ``start`` (`jaxflows.conditional.partition.framed`).
+        where, y_observed: the observation.
         posterior, theta, start: q.
         solver: a `ConstraintSolver`.
         log_det: ``y -> log|det G(y)| - log|det G^HH(y)|``, exact or a surrogate with the right gradient.
@@ -180,9 +224,11 @@ def draw(
     """
     eta = posterior.transform(theta, where.used, jnp.where(where.used, eps, 0.0))
     x_hidden = flow.bijector.move(where.expand(start.mean + start.scale @ eta))
-    predicted = start.anchor + where.expand(start.spread @ eta)
-    warm = jax.lax.stop_gradient(trace(flow, params, predicted))
-    solution, info = solve_with_stack(flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm)
+    warm = _predicted(*jax.lax.stop_gradient((eta, x_hidden, params, where, y_observed, start)), flow)
+    solution, info = solve_with_stack(
+        flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm,
+        inverse=inverse_at_anchor(where, start),
+    )  # fmt: skip
     held = jax.lax.stop_gradient(theta) if path_derivative else theta
     log_q = posterior.log_prob(held, where.used, eta) - start.log_det
     x = flow.encode(params, solution.y)

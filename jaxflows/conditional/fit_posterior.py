@@ -15,15 +15,16 @@ import numpy as np
 import optax
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.elbo import GradientEstimator, draw, gradient_estimator, log_det_gap
+from jaxflows.conditional.elbo import GradientEstimator, draw, gradient_estimator, inverse_at_anchor, log_det_gap
 from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.posteriors import Posterior, householder, reference
+from jaxflows.conditional.partition import LEAST_OVERLAP, PARTITIONS, check_partition, framed
+from jaxflows.conditional.posteriors import Posterior, householder, is_anchored, reference
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
 from jaxflows.solvers.equation import ConstraintSolver
-from jaxflows.solvers.robust import robust
+from jaxflows.solvers.robust import thorough_solver
 
 # steps compiled into one call; between calls the bound is measured, progress shown, and an interrupt can act
 CHUNK = 20
@@ -61,16 +62,17 @@ class FitTrace(NamedTuple):
     interrupted: bool
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _begin(
-    flow: Flow, posterior: Posterior, max_hidden: int, params: Params, observations: Observation,
+    flow: Flow, posterior: Posterior, partition: str, max_hidden: int, params: Params, observations: Observation,
     y_observed: jax.Array, keys: jax.Array,
-) -> tuple[Any, Reference]:  # fmt: skip
-    def one(arguments: Any) -> tuple[Any, Reference]:
+) -> Fitted:  # fmt: skip
+
+    def one(arguments: Any) -> Fitted:
         observation, known, key = arguments
         where = hidden(observation, max_hidden)
-        start = reference(posterior, flow, params, where, observation.observed_part(known))
-        return posterior.init(key, where.slots.size), start
+        start = reference(posterior, flow, params, where, observation.observed_part(known), partition)
+        return Fitted(posterior.init(key, where.slots.size), start)
 
     # one row at a time: the reference factorises K x K matrices, which batch badly on CPU
     return jax.lax.map(one, (observations, y_observed, keys))
@@ -85,13 +87,14 @@ def _advance(
 ) -> tuple[Any, jax.Array]:  # fmt: skip
     def surrogate(theta: Any, observation: Observation, known: jax.Array, start: Reference, k: jax.Array) -> Any:
         where = hidden(observation, max_hidden)
+        turned, turned_params = framed(flow, params, start.rotation)
 
         def one(k: jax.Array) -> tuple[jax.Array, jax.Array]:
             k_eps, k_trace = jax.random.split(k)
             eps = jax.random.normal(k_eps, where.slots.shape)
             drawn = draw(
-                eps, flow, params, where, observation.observed_part(known), posterior, theta, start, solver,
-                lambda y: estimator(k_trace, flow, params, where, y), path_derivative,
+                eps, turned, turned_params, where, observation.observed_part(known), posterior, theta, start, solver,
+                lambda y: estimator(k_trace, turned, turned_params, where, y, inverse_at_anchor(where, start)), path_derivative,
             )  # fmt: skip
             return jnp.where(drawn.info.converged, drawn.log_weight, 0.0), drawn.info.converged
 
@@ -127,11 +130,12 @@ def _measure(
     def row(arguments: Any) -> jax.Array:
         observation, known, start, theta, k = arguments
         where = hidden(observation, max_hidden)
+        turned, turned_params = framed(flow, params, start.rotation)
 
         def one(k: jax.Array) -> jax.Array:
             drawn = draw(
-                jax.random.normal(k, where.slots.shape), flow, params, where, observation.observed_part(known),
-                posterior, theta, start, solver, lambda y: log_det_gap(flow, params, where, y),
+                jax.random.normal(k, where.slots.shape), turned, turned_params, where, observation.observed_part(known),
+                posterior, theta, start, solver, lambda y: log_det_gap(turned, turned_params, where, y),
             )  # fmt: skip
             return jnp.where(drawn.info.converged, drawn.log_weight, jnp.nan)
 
@@ -139,6 +143,27 @@ def _measure(
 
     keys = jax.random.split(key, y_observed.shape[0])
     return jax.lax.map(row, (observations, y_observed, starts, theta, keys))
+
+
+def begin(
+    flow: Flow, posterior: Posterior, partition: str, max_hidden: int, params: Params, observations: Observation,
+    y_observed: jax.Array, keys: jax.Array,
+) -> Fitted:  # fmt: skip
+    """The family's start for each of a batch of observations; without rotations of the latent where no row needs one.
+
+    What follows is then simpler and faster, and for flows near the identity that is nearly always so: 'auto' looks at the same
+    coordinates first.
+    """
+    run = functools.partial(_begin, flow, posterior)
+    arguments = (max_hidden, params, observations, y_observed, keys)
+    if partition == "auto" and not flow.bijector.explicit:
+        same = run("same", *arguments)
+        if not bool(jnp.any(same.start.overlap < LEAST_OVERLAP)):
+            return same
+    fitted = run(partition, *arguments)
+    if bool(jnp.all(fitted.start.partition == PARTITIONS.index("same"))):
+        return fitted._replace(start=fitted.start._replace(rotation=None))
+    return fitted
 
 
 def fit_posterior(
@@ -152,9 +177,10 @@ def fit_posterior(
     optimizer: optax.GradientTransformation | None = None,
     steps: int = 200,
     num_samples: int = 8,
-    estimator: str | GradientEstimator = "clade",
+    estimator: str | GradientEstimator = "nlade",
     path_derivative: bool = True,
     solver: ConstraintSolver | None = None,
+    partition: str = "auto",
     max_hidden: int | None = None,
     bound_samples: int = 32,
     tolerance: float = 1.0,
@@ -172,9 +198,10 @@ def fit_posterior(
         optimizer: an optax transformation; ``optax.adam(1e-2)`` when None.
         steps: gradient steps, rounded up to a multiple of 20.
         num_samples: draws per row and step.
-        estimator: 'clade', 'nlade' or 'exact', or one made by its factory in `jaxflows.conditional.elbo`.
+        estimator: 'nlade', 'clade' or 'exact', or one made by its factory in `jaxflows.conditional.elbo`.
         path_derivative: drop the score term, whose expectation is zero.
-        solver: the constraint solver; the robust boundary sweep when None.
+        solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
+        partition: which part of the latent is free, row by row (`jaxflows.conditional.partition`).
         max_hidden: a static bound on the number of hidden coordinates of a row; counted from the masks when None.
         bound_samples: draws on which the bound is measured between chunks of 20 steps, the same each time.
         tolerance: a row has converged when its bound rose by less than this many standard errors over two chunks; 0 never.
@@ -191,7 +218,7 @@ def fit_posterior(
     """
     posterior = householder() if posterior is None else posterior
     optimizer = optax.adam(1e-2) if optimizer is None else optimizer
-    solver = robust() if solver is None else solver
+    check_partition(partition)
     chosen = gradient_estimator(estimator)
     if steps < 1 or num_samples < 1 or bound_samples < 2:
         raise ValueError(
@@ -210,7 +237,9 @@ def fit_posterior(
     k_init, k_bound, k_steps = jax.random.split(key, 3)
     rows = len(y_observed)
     problem = (params, observations, y_observed)
-    theta, starts = _begin(flow, posterior, max_hidden, *problem, jax.random.split(k_init, rows))
+    theta, starts = begin(flow, posterior, partition, max_hidden, *problem, jax.random.split(k_init, rows))
+    if solver is None:
+        solver = thorough_solver(flow, is_anchored(posterior, starts))
     state = (theta, jax.vmap(optimizer.init)(theta))
     if not jax.tree.leaves(theta):
         steps = 0

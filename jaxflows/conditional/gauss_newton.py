@@ -7,6 +7,9 @@
        mean P_H g(y*),  precision I + B^T B = (G^HH)^{-T} N (G^HH)^{-1},  B = dx_observed/dx_hidden,
 
    so that x_hidden = P_H g(y*) + G^HH C^{-T} eps samples it, and y* + C^{-T} eps already predicts the completed event.
+
+With another partition of the latent the free latent is T x in place of P_H x (`jaxflows.conditional.partition`), and T A
+stands for G^HH. The columns of Q = A C^{-T} are orthonormal, and scale = T Q.
 """
 
 from __future__ import annotations
@@ -18,7 +21,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, no_work
-from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
+from jaxflows.conditional.hidden import Hidden, hidden_columns
+from jaxflows.conditional.partition import in_event_coordinates, split_latent
 from jaxflows.flows import Flow
 from jaxflows.solvers.boundary_sweep import hold_ends, sweep
 from jaxflows.solvers.equation import trace
@@ -34,7 +38,7 @@ SMALL_DECREASE = 1e-2
 
 
 class Reference(NamedTuple):
-    """The coordinates eta in which a posterior is written: x_hidden = mean + scale eta, all in hidden slots.
+    """The coordinates eta in which a posterior is written: x_free = mean + scale eta, all in hidden slots.
 
     Attributes:
         mean: (K,).
@@ -42,6 +46,10 @@ class Reference(NamedTuple):
         log_det: log|det scale|.
         anchor: (*event,), the completed event at eta = 0.
         spread: (K, K): anchor + spread eta predicts the hidden part of the event, to first order.
+        inverse: (K, K), the inverse of dx_free/dy_hidden at the anchor; the identity where nothing was linearised.
+        rotation: (d, d), the rotation of the latent that makes x_free its hidden part; None for the same coordinates.
+        overlap: smallest cosine between the free latent and the tangent space at the anchor; NaN where not measured.
+        partition: position in `jaxflows.conditional.partition.PARTITIONS`.
         info: of the solves that led to the anchor.
     """
 
@@ -50,6 +58,10 @@ class Reference(NamedTuple):
     log_det: jax.Array
     anchor: jax.Array
     spread: jax.Array
+    inverse: jax.Array
+    rotation: jax.Array | None
+    overlap: jax.Array
+    partition: jax.Array
     info: SolveInfo
 
 
@@ -57,7 +69,7 @@ class Linearised(NamedTuple):
     """An event of the search for the anchor and its linearisation: columns A, factor C of A^T A = C C^T, half C^{-1} A^T x."""
 
     y: jax.Array
-    x_hidden: jax.Array
+    x: jax.Array
     columns: jax.Array
     factor: jax.Array
     half: jax.Array
@@ -70,6 +82,8 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
     """An event near the solution for x_hidden = 0, by a few plain sweeps, and the block evaluations spent.
 
     A place to start from needs neither acceleration nor a test, which would be compiled a second time beside the solver's.
+    Sweeps may lead astray where the layers are far from the identity: a flow with an explicit inverse also tries f(0), with
+    what was observed put in, and takes what has the smaller latent norm.
     """
     observation = where.observation
     zero = jnp.zeros(flow.latent_shape, y_observed.dtype)
@@ -77,32 +91,73 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
     stack = jax.lax.fori_loop(0, ROUGH_SWEEPS, lambda _, s: sweep(flow, params, observation, s), stack)
     bijector = flow.bijector
     y = jnp.where(jnp.isfinite(stack.first), stack.first, y_observed)
-    return y, jnp.asarray(bijector.blocks + ROUGH_SWEEPS * bijector.sweep_blocks, jnp.int32)
+    spent = bijector.blocks + ROUGH_SWEEPS * bijector.sweep_blocks
+    if bijector.explicit:
+        centre = observation.restore(flow.decode(params, zero)[0], y_observed)
+        candidates = jnp.stack([centre, y])
+        norms = jax.vmap(lambda t: jnp.sum(flow.encode(params, t) ** 2))(candidates)
+        y = candidates[jnp.argmin(jnp.where(jnp.isfinite(norms), norms, jnp.inf))]
+        spent += 3 * bijector.blocks
+    return y, jnp.asarray(spent, jnp.int32)
 
 
-def prior_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> Reference:
-    """eta = x_hidden, so that q starts at the prior N(0, I). The anchor is near the solution for x_hidden = 0."""
-    anchor, evaluations = rough_completion(flow, params, where, y_observed)
-    size = where.slots.size
-    zeros = jnp.zeros((size, size), y_observed.dtype)
-    identity = jnp.eye(size, dtype=y_observed.dtype)
-    info = no_work()._replace(evaluations=evaluations)
-    return Reference(jnp.zeros(size, y_observed.dtype), identity, jnp.zeros(()), anchor, zeros, info)
+def prior_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, partition: str = "same") -> Reference:
+    """eta = x_free, so that q starts at the prior N(0, I).
+
+    With the same coordinates the anchor is near the solution for x_hidden = 0; another partition needs the anchor of
+    `gauss_newton_reference`, from which the solution for x_free = 0 is predicted.
+    """
+    size, dtype = where.slots.size, y_observed.dtype
+    identity, zeros = jnp.eye(size, dtype=dtype), jnp.zeros(size, dtype)
+    if partition == "same":
+        anchor, evaluations = rough_completion(flow, params, where, y_observed)
+        info = no_work()._replace(evaluations=evaluations)
+        nan, same = jnp.full((), jnp.nan, dtype), jnp.zeros((), jnp.int32)
+        return Reference(zeros, identity, zeros.sum(), anchor, 0.0 * identity, identity, None, nan, same, info)
+    start = gauss_newton_reference(flow, params, where, y_observed, partition)
+    anchor = start.anchor - where.expand(start.inverse @ start.mean)
+    return start._replace(mean=zeros, scale=identity, log_det=zeros.sum(), anchor=anchor, spread=start.inverse)
 
 
-def gauss_newton_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, max_steps: int = 12) -> Reference:
+def gauss_newton_reference(
+    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, partition: str = "same", max_steps: int = 40
+) -> Reference:
     """The reference in which the Gauss-Newton posterior is eta ~ N(0, I).
 
     Args:
         flow, params: the flow.
         where: the hidden subspace, K slots.
         y_observed: (*event,), its hidden part zero.
+        partition: of the latent, 'same', 'volume', 'tangent' or 'auto' (`jaxflows.conditional.partition`).
         max_steps: Gauss-Newton steps at most.
 
     Returns:
         The reference. ``info`` says whether the anchor was found: ``residual`` is the predicted decrease of |x|^2 / 2
         still to be had. Cost: a step takes K JVPs of ``encode`` and O(d K^2) arithmetic.
     """
+    end, evaluations = find_anchor(flow, params, where, y_observed, max_steps)
+    with jax.default_matmul_precision("highest"):
+        identity = jnp.eye(where.slots.size, dtype=y_observed.dtype)
+        spread = jax.scipy.linalg.solve_triangular(end.factor.T, identity, lower=False)
+        split = split_latent(partition, where, end.columns @ spread)
+        # the last step, to first order: nothing is linearised again for a step that moves no sample
+        half = jnp.where(end.decrease <= SMALL_DECREASE, end.half, 0.0)
+        y = end.y - where.expand(spread @ half)
+        x = end.x if split.rotation is None else split.rotation @ end.x
+        mean = jnp.where(where.used, x[where.slots] - split.scale @ half, 0.0)
+        log_det = jnp.linalg.slogdet(split.scale)[1]
+        rotation = None if split.rotation is None else in_event_coordinates(where, split.rotation)
+    left = jnp.where(jnp.isfinite(end.decrease), end.decrease, jnp.inf)
+    report = SolveInfo(left, end.steps, left < 1.0, evaluations)
+    return Reference(
+        mean, split.scale, log_det, y, spread, spread @ split.inverse_scale, rotation, split.overlap, split.partition, report
+    )
+
+
+def find_anchor(
+    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, max_steps: int
+) -> tuple[Linearised, jax.Array]:
+    """The completion of least latent norm and its linearisation, and the block evaluations spent."""
     y, evaluations = rough_completion(flow, params, where, y_observed)
     border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y_observed.dtype))
     lengths = jnp.asarray((0.0, *STEP_LENGTHS), y_observed.dtype)
@@ -115,9 +170,12 @@ def gauss_newton_reference(flow: Flow, params: Params, where: Hidden, y_observed
 
     def body(carry: Linearised) -> Linearised:
         x, columns = hidden_columns(flow, params, where, carry.y)
-        factor = jnp.linalg.cholesky(columns.T @ columns + border)
-        slope = columns.T @ where.observation.to_coordinates(x).reshape(-1)
-        half = jax.scipy.linalg.solve_triangular(factor, slope, lower=True)
+        x = where.observation.to_coordinates(x).reshape(-1)
+        normal = columns.T @ columns + border
+        # rounding alone must not make it indefinite
+        ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.max(jnp.diagonal(normal))
+        factor = jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
+        half = jax.scipy.linalg.solve_triangular(factor, columns.T @ x, lower=True)
         decrease = 0.5 * jnp.sum(half**2)
         direction = where.expand(-jax.scipy.linalg.solve_triangular(factor.T, half, lower=False))
         candidates = carry.y + lengths.reshape((-1,) + (1,) * carry.y.ndim) * direction
@@ -126,27 +184,15 @@ def gauss_newton_reference(flow: Flow, params: Params, where: Hidden, y_observed
         # the event stays where it was linearised when the search stops
         moving = (decrease > SMALL_DECREASE) & (best > 0) & (carry.steps + 1 < max_steps)
         y = jnp.where(moving, candidates[best], carry.y)
-        return Linearised(y, where.compress(x), columns, factor, half, decrease, carry.steps + 1, moving)
+        return Linearised(y, x, columns, factor, half, decrease, carry.steps + 1, moving)
 
     with jax.default_matmul_precision("highest"):
         slots = where.slots.size
         zeros = functools.partial(jnp.zeros, dtype=y.dtype)
         count, moving = jnp.zeros((), jnp.int32), jnp.ones((), bool)
         begin = Linearised(
-            y, zeros(slots), zeros((y.size, slots)), zeros((slots, slots)), zeros(slots), zeros(()), count, moving
+            y, zeros(y.size), zeros((y.size, slots)), zeros((slots, slots)), zeros(slots), zeros(()), count, moving
         )
         end = jax.lax.while_loop(unfinished, body, begin)
-        block = hidden_block(where, end.columns)
-        identity = jnp.eye(slots, dtype=y.dtype)
-        spread = jax.scipy.linalg.solve_triangular(end.factor.T, identity, lower=False)
-        scale = block @ spread
-        # the last step, to first order: nothing is linearised again for a step that moves no sample
-        rest = jnp.where(end.decrease <= SMALL_DECREASE, -spread @ end.half, 0.0)
-        y = end.y + where.expand(rest)
-        mean = end.x_hidden + jnp.where(where.used, block @ rest, 0.0)
-        log_det = jnp.linalg.slogdet(block)[1] - jnp.sum(jnp.log(jnp.diagonal(end.factor)))
-    blocks = flow.bijector.blocks
-    per_step = blocks * (2 * where.slots.size + len(STEP_LENGTHS) + 1)
-    left = jnp.where(jnp.isfinite(end.decrease), end.decrease, jnp.inf)
-    report = SolveInfo(left, end.steps, left < 1.0, evaluations + end.steps * per_step)
-    return Reference(mean, scale, log_det, y, spread, report)
+    per_step = flow.bijector.blocks * (2 * where.slots.size + len(STEP_LENGTHS) + 1)
+    return end, evaluations + end.steps * per_step

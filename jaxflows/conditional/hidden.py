@@ -34,7 +34,7 @@ class Hidden(NamedTuple):
     def expand(self, c: jax.Array) -> jax.Array:
         """The event-shaped vector of H with coordinates ``c`` of shape (K,)."""
         observed = self.observation.observed
-        values = jnp.zeros(observed.size, c.dtype).at[self.slots].set(jnp.where(self.used, c, 0.0))
+        values = jnp.zeros(observed.size, c.dtype).at[self.slots].set(jnp.where(self.used, c, 0.0), unique_indices=True)
         return self.observation.from_coordinates(values.reshape(observed.shape))
 
     def compress(self, v: jax.Array) -> jax.Array:

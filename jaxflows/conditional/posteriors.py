@@ -1,9 +1,9 @@
 """Variational posteriors q(x_hidden): the Gauss-Newton Gaussian, mean field, and Householder (IVCNF Sec. 3.5, Eq. 11).
 
-Every posterior is written in the coordinates eta of a `Reference`, x_hidden = mean + scale eta:
+Every posterior is written in the coordinates eta of a `Reference`, x_free = mean + scale eta:
 
     start="gauss_newton"   eta is the whitened variable of the Gauss-Newton posterior (the default)
-    start="prior"          eta = x_hidden
+    start="prior"          eta = x_free
 
 and starts at eta ~ N(0, I). A family is the trainable map from eps ~ N(0, I) to eta.
 """
@@ -44,9 +44,16 @@ class Posterior(NamedTuple):
     log_prob: Callable[[Any, jax.Array, jax.Array], jax.Array]
 
 
-def reference(posterior: Posterior, flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> Reference:
+def reference(
+    posterior: Posterior, flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, partition: str
+) -> Reference:
     """The reference the posterior is written in, for one observation. It is held: no gradient passes through the search."""
-    return STARTS[posterior.start](flow, *jax.lax.stop_gradient((params, where, y_observed)))
+    return STARTS[posterior.start](flow, *jax.lax.stop_gradient((params, where, y_observed)), partition)
+
+
+def is_anchored(posterior: Posterior, start: Reference) -> bool:
+    """Whether the reference linearised the flow, so that its ``inverse`` is one."""
+    return posterior.start == "gauss_newton" or start.rotation is not None
 
 
 def hidden_normal_log_prob(used: jax.Array, eps: jax.Array) -> jax.Array:

@@ -12,11 +12,12 @@ from jaxflows.conditional.diagnostics import WeightReport, usable, weight_report
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.posteriors import Posterior, gauss_newton, reference
+from jaxflows.conditional.partition import check_partition, framed
+from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.solvers.equation import ConstraintSolver
-from jaxflows.solvers.robust import robust
+from jaxflows.solvers.robust import thorough_solver
 
 
 class Draws(NamedTuple):
@@ -26,6 +27,8 @@ class Draws(NamedTuple):
         samples: (S, *event), drawn from q; the observed part is exactly what was given.
         log_weights: (S,), log p(y) - log q(y_hidden); minus infinity where the constraint was not solved.
         anchor: (*event,), the reference's own completion (least latent norm for Gauss-Newton).
+        partition: which part of the latent was free, a position in `jaxflows.conditional.partition.PARTITIONS`.
+        overlap: smallest cosine between it and the tangent space at the anchor; NaN where none was measured.
         report: the diagnostics of the weights.
         solve: the solver's report: worst residual, most steps, share converged, evaluations in all, the reference's too.
     """
@@ -33,6 +36,8 @@ class Draws(NamedTuple):
     samples: jax.Array
     log_weights: jax.Array
     anchor: jax.Array
+    partition: jax.Array
+    overlap: jax.Array
     report: WeightReport
     solve: SolveInfo
 
@@ -48,6 +53,7 @@ def draw_samples(
     posterior: Posterior | None = None,
     fitted: Fitted | None = None,
     solver: ConstraintSolver | None = None,
+    partition: str = "same",
     max_hidden: int | None = None,
 ) -> Draws:
     """Draw completions of ONE observation and weigh them; a pure function, to be used under ``jit`` and ``vmap``.
@@ -61,7 +67,10 @@ def draw_samples(
         num_samples: S.
         posterior: the family; Gauss-Newton when None.
         fitted: what `fit_posterior` returned for this observation; the family's start when None.
-        solver: the constraint solver; the robust boundary sweep when None.
+        solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
+        partition: which part of the latent is free: 'same', 'volume', 'tangent' or 'auto'
+            (`jaxflows.conditional.partition`); that of ``fitted`` where it is given. 'auto' chooses when the program runs,
+            which compiles and computes what any choice may need.
         max_hidden: static bound on the hidden coordinates; the event's size when None.
 
     Returns:
@@ -69,15 +78,18 @@ def draw_samples(
         weight K JVPs, the flow's exact log-determinant and one K x K factorisation.
     """
     posterior = gauss_newton() if posterior is None else posterior
-    solver = robust() if solver is None else solver
+    check_partition(partition)
     where = hidden(observation, max_hidden)
     known = observation.observed_part(y_observed)
     k_init, k_draw = jax.random.split(key)
     if fitted is None:
-        start = reference(posterior, flow, params, where, known)
+        start = reference(posterior, flow, params, where, known, partition)
         theta: Any = posterior.init(k_init, where.slots.size)
     else:
         theta, start = fitted
+    if solver is None:
+        solver = thorough_solver(flow, is_anchored(posterior, start))
+    flow, params = framed(flow, params, start.rotation)
     # drawn at full size, so that the number of slots changes no sample
     eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
 
@@ -96,4 +108,4 @@ def draw_samples(
         jnp.mean(infos.converged.astype(samples.dtype)),
         jnp.sum(infos.evaluations) + start.info.evaluations,
     )
-    return Draws(samples, log_weights, start.anchor, weight_report(log_weights), solve)
+    return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, weight_report(log_weights), solve)

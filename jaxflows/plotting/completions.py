@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxflows.conditional.complete import Completion, RowInfo
+from jaxflows.conditional.completion import Completion, RowInfo
 from jaxflows.plotting.style import FLAGGED, HIDDEN, INK, house_style
 from jaxflows.plotting.vectors import draw_vectors
 

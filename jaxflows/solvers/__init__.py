@@ -10,6 +10,7 @@ _MODULES = (
     "anderson",
     "boundary_sweep",
     "broyden",
+    "chord",
     "equation",
     "fixed_point",
     "krylov",

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.factory import factory
@@ -75,7 +76,9 @@ def alternating(
         y_observed: jax.Array,
         x_hidden: jax.Array,
         start: Stack | None = None,
+        inverse: Partial | None = None,
     ) -> tuple[Solution, SolveInfo]:
+        del inverse
         limit = default_tolerance(y_observed.dtype) if tol is None else tol
         latent = carried(flow.bijector, observation)
         blocks, size = flow.bijector.blocks, y_observed.size

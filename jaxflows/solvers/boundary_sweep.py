@@ -18,6 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.factory import factory
@@ -108,7 +109,9 @@ def boundary_sweep(
         y_observed: jax.Array,
         x_hidden: jax.Array,
         start: Stack | None = None,
+        inverse: Partial | None = None,
     ) -> tuple[Solution, SolveInfo]:
+        del inverse
         limit = default_tolerance(y_observed.dtype) if tol is None else tol
         cold = start is None
         if start is None:

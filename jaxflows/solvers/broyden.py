@@ -14,6 +14,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
+from jax.tree_util import Partial
 
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.factory import factory
@@ -61,7 +62,9 @@ def broyden(*, tol: float | None = None, max_steps: int = 100, history: int = 20
         y_observed: jax.Array,
         x_hidden: jax.Array,
         start: Stack | None = None,
+        inverse: Partial | None = None,
     ) -> tuple[Solution, SolveInfo]:
+        del inverse
         limit = default_tolerance(y_observed.dtype) if tol is None else tol
         cold = start is None
         if start is None:

@@ -5,11 +5,11 @@ Find (y, x) with x = g(y), P_O y = y_observed, P_H x = x_hidden (IVCNF Eq. 4, fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.flows import Flow
@@ -39,11 +39,26 @@ class Solution(NamedTuple):
     stack: Stack
 
 
-ConstraintSolver = Callable[[Flow, Params, Observation, jax.Array, jax.Array, Stack | None], tuple[Solution, SolveInfo]]
-"""``(flow, params, observation, y_observed, x_hidden, start) -> (Solution, SolveInfo)`` on one example.
+class ConstraintSolver(Protocol):
+    """``(flow, params, observation, y_observed, x_hidden, start, inverse) -> (Solution, SolveInfo)`` on one example.
 
-``info.residual`` is max |P_H(g(y) - x_hidden)| with y the event returned, always evaluated there at the end.
-"""
+    ``start`` is the stack of a nearby solution and ``inverse`` an approximate inverse of the hidden block G^HH near it, from
+    a hidden event to a hidden event; either may be None. ``info.residual`` is max |P_H(g(y) - x_hidden)| with y the event
+    returned, always evaluated there at the end.
+    """
+
+    def __call__(
+        self,
+        flow: Flow,
+        params: Params,
+        observation: Observation,
+        y_observed: jax.Array,
+        x_hidden: jax.Array,
+        start: Stack | None = None,
+        inverse: Partial | None = None,
+    ) -> tuple[Solution, SolveInfo]:
+        """Solve one constraint."""
+        ...
 
 
 def default_tolerance(dtype: Any) -> float:

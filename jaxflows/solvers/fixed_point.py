@@ -56,11 +56,29 @@ def iterate(
         ``(x, info)``: the iterate of least residual seen; ``info.converged`` says whether its residual met ``tol``;
         ``info.evaluations`` counts applications of F.
     """
+
+    def judged(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        moved = step(x)
+        return moved, largest(moved - x)
+
+    return iterate_judged(judged, start, tol=tol, max_steps=max_steps, history=history, contraction=contraction)
+
+
+def iterate_judged(
+    step: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    start: jax.Array,
+    *,
+    tol: float | jax.Array,
+    max_steps: int | jax.Array,
+    history: int,
+    contraction: float = 0.0,
+) -> tuple[jax.Array, SolveInfo]:
+    """`iterate` for a map that judges its argument: ``step`` gives F(x) and the residual of x, infinite where not finite."""
     shape = start.shape
 
     def residual_at(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        r = step(x.reshape(shape)).reshape(-1) - x
-        return r, largest(r)
+        moved, size = step(x.reshape(shape))
+        return moved.reshape(-1) - x, size
 
     def unfinished(carry: tuple[Any, ...]) -> jax.Array:
         _, best, best_size, _, steps, _, last_gain = carry

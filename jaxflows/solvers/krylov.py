@@ -106,17 +106,34 @@ def restricted(flow: Flow, params: Params, observation: Any, y: jax.Array) -> tu
 
 
 def solve_restricted(
-    flow: Flow, params: Params, observation: Any, y: jax.Array, right_hand_side: jax.Array, *, transpose: bool = False
+    flow: Flow,
+    params: Params,
+    observation: Any,
+    y: jax.Array,
+    right_hand_side: jax.Array,
+    *,
+    transpose: bool = False,
+    inverse: LinearMap | None = None,
 ) -> tuple[jax.Array, SolveInfo]:
     """(G^HH)^{-1} P_H b at y, or with ``transpose`` (G^HH)^{-T} P_H b, zero on the observed subspace.
 
     Args:
         right_hand_side: b, event-shaped (move a latent back first).
+        transpose: solve with the transpose.
+        inverse: an approximate inverse of G^HH, from a hidden event to a hidden event; transposed where need be.
 
     Returns:
         ``(solution, info)``; ``info.evaluations`` counts a product with the Jacobian as two passes.
     """
     forward, backward = restricted(flow, params, observation, y)
     b = observation.hidden_part(right_hand_side)
-    solution, info = gmres(backward if transpose else forward, b, tol=linear_tolerance(b.dtype))
+    preconditioner = inverse
+    if transpose and inverse is not None:
+        transposed = jax.linear_transpose(inverse, b)
+
+        def preconditioner(v: jax.Array) -> jax.Array:
+            return transposed(v)[0]
+
+    operator = backward if transpose else forward
+    solution, info = gmres(operator, b, tol=linear_tolerance(b.dtype), preconditioner=preconditioner)
     return observation.hidden_part(solution), info._replace(evaluations=2 * flow.bijector.blocks * info.evaluations)

@@ -8,8 +8,8 @@ In the latent, with x = P_O x + x_hidden, the unknown is P_O x, as the paper has
 
     F(x) = P_O (f(x) - y_observed) = 0,      Newton step  -(J^OO)^{-1} F,    J = G^{-1},
 
-where (J^OO)^{-1} is found by GMRES on products with J (each an inner solve with G), plainly or preconditioned by G^OO, or
-by the Schur complement identity (Eq. 5), which needs products with G alone:
+where (J^OO)^{-1} is found by GMRES on products with J (each an inner solve with G, unless the flow's inverse is explicit),
+plainly or preconditioned by G^OO, or by the Schur complement identity (Eq. 5), which needs products with G alone:
 
     (J^OO)^{-1} = G^OO - G^OH (G^HH)^{-1} G^HO.
 """
@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.factory import factory
@@ -83,16 +84,17 @@ def newton_krylov(
         max_restarts: restarts a linear solve at most.
 
     Returns:
-        A `ConstraintSolver`. Cost of a step in the data: 2L block evaluations a Krylov vector, L the linearisation and L a
-        trial of the line search. In the latent a trial is an inversion of the flow, and without the Schur identity each
-        Krylov vector is a GMRES solve. GMRES is counted from above, in whole cycles.
+        A `ConstraintSolver`, in the data preconditioned by the ``inverse`` it is given. Cost of a step in the data: 2L
+        block evaluations a Krylov vector, L the linearisation and L a trial of the line search. In the latent a trial is
+        an inversion of the flow, and without the Schur identity each Krylov vector is a GMRES solve. GMRES is counted from
+        above, in whole cycles.
 
     Raises:
         ValueError: an unknown form.
     """
     if form not in FORMS:
         raise ValueError(f"expected form to be one of {FORMS}; got {form!r}")
-    solve_linear = functools.partial(gmres, tol=forcing, restart=restart, max_restarts=max_restarts)
+    solve_linear_plain = functools.partial(gmres, tol=forcing, restart=restart, max_restarts=max_restarts)
 
     def solve(
         flow: Flow,
@@ -101,16 +103,18 @@ def newton_krylov(
         y_observed: jax.Array,
         x_hidden: jax.Array,
         start: Stack | None = None,
+        inverse: Partial | None = None,
     ) -> tuple[Solution, SolveInfo]:
         limit = default_tolerance(y_observed.dtype) if tol is None else tol
         problem = (flow, params, observation, y_observed, x_hidden)
         with jax.default_matmul_precision("highest"):
             if form == "data":
                 evaluate, first, spent = _in_data(*problem, start)
+                solve_linear = functools.partial(solve_linear_plain, preconditioner=inverse)
                 direction = functools.partial(_data_direction, flow, params, observation, solve_linear)
             else:
                 evaluate, first, spent = _in_latent(*problem, start, limit)
-                direction = functools.partial(_latent_direction, flow, params, observation, solve_linear, form)
+                direction = functools.partial(_latent_direction, flow, params, observation, solve_linear_plain, form)
             state = _newton(evaluate, direction, first, spent, limit, max_steps)
         point = state.point
         y = observation.restore(point.stack.first, y_observed)
@@ -209,10 +213,10 @@ def _in_latent(
         residual = constraint_residual(flow, observation, completed.last, x_hidden)
         return _Point(x, completed, defect, residual), info.evaluations + blocks
 
-    stack = trace(flow, params, y_observed if start is None else observation.restore(_finite(start.first), y_observed))
+    stack = trace(flow, params, y_observed) if start is None else jax.tree.map(_finite, start)
     x = stack.last - latent.hidden_part(stack.last - x_hidden)
     first, spent = evaluate(x, stack)
-    return evaluate, first, spent + blocks
+    return evaluate, first, spent + (blocks if start is None else 0)
 
 
 def _latent_direction(
@@ -229,6 +233,15 @@ def _latent_direction(
         return bijector.move_back(flow.encode(params, y))
 
     product = 2 * bijector.blocks
+    if form == "latent" and bijector.explicit:
+        j = jax.linearize(lambda x: flow.decode(params, x)[0], point.unknown)[1]
+
+        def j_of_observed(u: jax.Array) -> jax.Array:
+            seen = observation.observed_part(u)
+            return observation.observed_part(j(bijector.move(seen))) + u - seen
+
+        step, info = solve_linear(j_of_observed, point.defect)
+        return -bijector.move(observation.observed_part(step)), bijector.blocks + product * info.evaluations
     g = jax.linearize(encode, point.stack.first)[1]
     if form == "latent_schur":
         step, cost = _schur(g, observation, solve_linear, point.defect)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from jaxflows.conditional.complete import Completion, RowInfo
+from jaxflows.conditional.completion import Completion, RowInfo
 from jaxflows.conditional.fit_posterior import FitTrace
 from jaxflows.plotting import completion_figure, convergence_figure, save_figure, trace_figure
 from jaxflows.plotting.style import HIDDEN

@@ -9,9 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from benchmarks.known_flows import linear_flow
+from jaxflows import flows
+from jaxflows.bijectors.actnorm import actnorm
+from jaxflows.bijectors.chain import chain
+from jaxflows.conditional.elbo import inverse_at_anchor
+from jaxflows.conditional.gauss_newton import gauss_newton_reference
+from jaxflows.conditional.hidden import hidden
+from jaxflows.observation import mask
 from jaxflows.solvers.alternating import alternating
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.broyden import broyden
+from jaxflows.solvers.chord import chord
 from jaxflows.solvers.newton_krylov import FORMS, newton_krylov
 from jaxflows.solvers.robust import robust
 from tests.solvers.problems import (
@@ -29,6 +38,7 @@ SOLVERS = {
     "alternating_decode": alternating,
     "alternating_anderson": functools.partial(alternating, alpha=1.0, beta=1.0, history=5, inner_tol=1e-6),
     "broyden": broyden,
+    "chord": chord,
     "robust": robust,
     **{f"newton_krylov_{form}": functools.partial(newton_krylov, form=form) for form in FORMS},
 }
@@ -89,3 +99,29 @@ def test_a_start_at_the_solution_stays_there_for_less(name):
     assert int(warm.evaluations) < int(cold.evaluations)
     assert int(warm.steps) <= 1
     np.testing.assert_allclose(again.y, solution.y, atol=5e-4)
+
+
+def test_the_chord_method_with_the_exact_inverse_of_an_affine_map_is_done_in_one_step():
+    flow, params = linear_flow(6, seed=0)
+    where = hidden(mask(jnp.arange(6) % 2 == 0), 3)
+    y, x = jnp.where(where.observation.observed, 0.7, 0.0), jnp.ones(6)
+    start = gauss_newton_reference(flow, params, where, y)
+    _, info = chord()(flow, params, where.observation, y, x, None, inverse_at_anchor(where, start))
+    assert bool(info.converged)
+    # the start, the solution, and the check at the end
+    assert int(info.evaluations) == 3 * flow.bijector.blocks
+    _, without = newton_krylov()(flow, params, where.observation, y, x)
+    _, preconditioned = newton_krylov()(flow, params, where.observation, y, x, None, inverse_at_anchor(where, start))
+    assert bool(preconditioned.converged)
+    assert int(preconditioned.evaluations) <= int(without.evaluations)
+
+
+def test_newton_in_the_latent_takes_products_with_an_explicit_inverse():
+    flow = flows.flow_of((4,), chain(actnorm(over="element"), actnorm(over="event")))
+    params = jax.tree.map(lambda leaf: leaf + 0.3, flow.init(jax.random.key(0)))
+    observation = mask(jnp.array([True, False, True, False]))
+    y, x = jnp.array([0.5, 0.0, -1.0, 0.0]), jnp.ones(4)
+    solution, info = newton_krylov(form="latent")(flow, params, observation, y, x)
+    assert bool(info.converged)
+    np.testing.assert_allclose(flow.encode(params, solution.y)[1::2], 1.0, atol=1e-4)
+    np.testing.assert_allclose(solution.y[::2], y[::2])

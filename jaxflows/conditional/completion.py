@@ -1,0 +1,124 @@
+"""What `jaxflows.complete` returns: completed rows and their diagnostics."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflows.conditional.diagnostics import resample
+from jaxflows.conditional.measured_rows import MeasuredRows
+from jaxflows.conditional.partition import PARTITIONS
+from jaxflows.conditional.sample import Draws
+
+
+class RowInfo(NamedTuple):
+    """Diagnostics, one entry a row.
+
+    Attributes:
+        residual: worst constraint residual max |P_H(g(y) - x_hidden)| over the row's draws.
+        bound: lower bound on log p(y_observed) in nats; its standard error follows.
+        bound_std_error: of ``bound``.
+        iw_bound: importance-weighted bound, tighter.
+        ess: effective sample size of the draws, of ``num_samples``.
+        pareto_k: above 0.7 the weights cannot be trusted; NaN with fewer than 25 draws.
+        converged: share of the draws whose constraint was solved to tolerance.
+        evaluations: block evaluations spent.
+        partition: the partition of the latent that was used, a name of `jaxflows.conditional.partition.PARTITIONS`.
+        overlap: smallest cosine between the free latent and the tangent space at the anchor, in [0, 1]; NaN with a prior.
+        seconds: wall time, compilation included where it happened.
+        done: False for rows that an interrupt left untouched; their samples are NaN where hidden.
+    """
+
+    residual: np.ndarray
+    bound: np.ndarray
+    bound_std_error: np.ndarray
+    iw_bound: np.ndarray
+    ess: np.ndarray
+    pareto_k: np.ndarray
+    converged: np.ndarray
+    evaluations: np.ndarray
+    partition: np.ndarray
+    overlap: np.ndarray
+    seconds: np.ndarray
+    done: np.ndarray
+
+
+class Completion(NamedTuple):
+    """Completed rows.
+
+    Attributes:
+        samples: (rows, S, *event), draws from q, observed entries bit-identical to those given.
+        log_weights: (rows, S), log p(y) - log q(y_hidden).
+        mean: (rows, *event), mean of the draws that converged.
+        std: (rows, *event), their standard deviation; 0 where observed.
+        anchor: (rows, *event), the reference's own completion.
+        info: `RowInfo`.
+        notes: what was decided without being asked, in full sentences.
+    """
+
+    samples: np.ndarray
+    log_weights: np.ndarray
+    mean: np.ndarray
+    std: np.ndarray
+    anchor: np.ndarray
+    info: RowInfo
+    notes: tuple[str, ...]
+
+    def resampled(self, key: jax.Array, num_samples: int) -> np.ndarray:
+        """(rows, num_samples, *event): self-normalised resampling by the importance weights."""
+        keys = jax.random.split(key, len(self.samples))
+        pick = jax.vmap(lambda k, s, w: resample(k, s, w, num_samples))
+        return np.asarray(pick(keys, jnp.asarray(self.samples), jnp.asarray(self.log_weights)))
+
+
+def blank(measured: MeasuredRows, num_samples: int) -> Completion:
+    """A completion with no row done: NaN where hidden; rows with nothing hidden are done, no work being needed."""
+    count = len(measured.given)
+    whole = measured.hidden_counts == 0
+    start = np.where(measured.seen, measured.given, np.nan).astype(measured.given.dtype)
+    start[whole] = measured.given[whole]
+    samples = np.repeat(start[:, None], num_samples, axis=1)
+    scores = {name: np.full(count, np.nan) for name in RowInfo._fields}
+    scores |= {"evaluations": np.zeros(count, np.int64), "done": whole.copy(), "seconds": np.zeros(count)}
+    scores |= {"converged": np.where(whole, 1.0, np.nan), "partition": np.full(count, "", "<U7")}
+    std = np.where(np.isnan(start), np.nan, 0.0).astype(start.dtype)
+    log_weights = np.zeros((count, num_samples), start.dtype)
+    return Completion(samples, log_weights, start.copy(), std, start.copy(), RowInfo(**scores), ())
+
+
+def checked_resume(resume: Completion, measured: MeasuredRows, num_samples: int) -> Completion:
+    """A copy of an interrupted result, to go on from; raises ValueError when it is of another call."""
+    expected = (len(measured.given), num_samples, *measured.given.shape[1:])
+    if resume.samples.shape != expected:
+        raise ValueError(f"expected resume to hold samples of shape {expected}; got {resume.samples.shape}")
+    return jax.tree.map(np.array, resume._replace(notes=()))
+
+
+def store(result: Completion, measured: MeasuredRows, batch: np.ndarray, drawn: Draws, seconds: float) -> None:
+    """Write a batch of rows into the result's arrays."""
+    kept = len(batch)
+    drawn = jax.tree.map(lambda leaf: np.asarray(leaf)[:kept], drawn)
+    seen, given = measured.seen[batch], measured.given[batch]
+    result.samples[batch] = np.where(seen[:, None], given[:, None], drawn.samples)
+    result.log_weights[batch] = drawn.log_weights
+    # draws whose constraint was not solved are not completions: they stay visible in samples, flagged by their weight
+    good = np.isfinite(drawn.log_weights)
+    good = np.where(good.any(axis=1, keepdims=True), good, True)
+    weights = (good / good.sum(axis=1, keepdims=True)).reshape(good.shape + (1,) * (given.ndim - 1))
+    mean = np.sum(weights * drawn.samples, axis=1)
+    spread = np.sqrt(np.sum(weights * (drawn.samples - mean[:, None]) ** 2, axis=1))
+    result.mean[batch] = np.where(seen, given, mean)
+    result.std[batch] = np.where(seen, 0.0, spread)
+    result.anchor[batch] = np.where(seen, given, drawn.anchor)
+    for name, values in drawn.report._asdict().items():
+        getattr(result.info, name)[batch] = values
+    result.info.residual[batch] = drawn.solve.residual
+    result.info.converged[batch] = drawn.solve.converged
+    result.info.evaluations[batch] = drawn.solve.evaluations
+    result.info.partition[batch] = np.asarray(PARTITIONS)[drawn.partition]
+    result.info.overlap[batch] = drawn.overlap
+    result.info.seconds[batch] = seconds / kept
+    result.info.done[batch] = True

@@ -1,0 +1,102 @@
+"""A batch of rows and what was measured of each: a mask a row, or one linear measurement for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflows import observation as observe
+from jaxflows.flows import Flow
+from jaxflows.observation import LinearMeasurement, Observation
+
+
+class MeasuredRows(NamedTuple):
+    """Checked input of `jaxflows.complete`.
+
+    Attributes:
+        given: (rows, *event), what was given: the rows themselves, or for a linear measurement A^+ b.
+        seen: (rows, *event) boolean, entries that come back as given; none with a linear measurement.
+        hidden_counts: (rows,), dimensions left free.
+        observations: ``positions -> Observation`` of those rows, every leaf with a leading axis.
+    """
+
+    given: np.ndarray
+    seen: np.ndarray
+    hidden_counts: np.ndarray
+    observations: Callable[[np.ndarray], Observation]
+
+    def known(self, batch: np.ndarray) -> jax.Array:
+        """P_O y of some rows, zero or observed in every entry, as a floating type the flow computes in."""
+        values = self.given[batch]
+        if self.seen.any():
+            values = np.where(self.seen[batch], values, 0.0)
+        return jnp.asarray(values, jnp.result_type(jnp.float32, values.dtype))
+
+
+def measured_rows(flow: Flow, rows: Any, observed: Any) -> MeasuredRows:
+    """Check rows and what was observed of them.
+
+    Args:
+        flow: the flow.
+        rows: (rows, *event), or (rows, m) measurements where ``observed`` is a linear measurement.
+        observed: (rows, *event) or (*event,) boolean, or a `LinearMeasurement`.
+
+    Raises:
+        ValueError: shapes and dtypes that do not fit, or NaN or infinity where observed (row and position named).
+    """
+    rows = np.asarray(rows)
+    if not np.issubdtype(rows.dtype, np.floating):
+        raise ValueError(
+            f"expected floating-point rows on the scale the flow was trained on; got dtype {rows.dtype} "
+            "(for 8-bit images: rows / 255)"
+        )
+    return _linear(flow, rows, observed) if isinstance(observed, LinearMeasurement) else _masked(flow, rows, observed)
+
+
+def _masked(flow: Flow, rows: np.ndarray, observed: Any) -> MeasuredRows:
+    observed = np.asarray(observed)
+    if rows.shape[1:] != flow.event_shape or rows.ndim != len(flow.event_shape) + 1:
+        raise ValueError(f"expected rows of shape (rows, {', '.join(map(str, flow.event_shape))}); got {rows.shape}")
+    if observed.dtype != np.bool_:
+        raise ValueError(f"expected a boolean mask, True where observed; got dtype {observed.dtype}")
+    if observed.shape == flow.event_shape:
+        observed = np.broadcast_to(observed, rows.shape)
+    if observed.shape != rows.shape:
+        raise ValueError(f"expected a mask of shape {rows.shape} or {flow.event_shape}; got {observed.shape}")
+    _check_finite(rows, observed, "observed entries")
+    dtype = np.float32 if rows.dtype == np.float16 else rows.dtype
+    hidden_counts = np.sum(~observed, axis=tuple(range(1, rows.ndim)))
+    return MeasuredRows(
+        rows.astype(dtype), observed, hidden_counts, lambda batch: jax.vmap(observe.mask)(jnp.asarray(observed[batch]))
+    )
+
+
+def _linear(flow: Flow, rows: np.ndarray, measurement: LinearMeasurement) -> MeasuredRows:
+    observation = measurement.observation
+    if observation.observed.shape != flow.event_shape:
+        raise ValueError(
+            f"expected a measurement of events of shape {flow.event_shape}; got one of {observation.observed.shape}"
+        )
+    count = int(np.sum(observation.observed))
+    if rows.ndim != 2 or rows.shape[1] != count:
+        raise ValueError(f"expected measurements of shape (rows, {count}); got {rows.shape}")
+    _check_finite(rows, np.ones(rows.shape, bool), "measurements")
+    dtype = jnp.result_type(jnp.float32, rows.dtype)
+    given = np.array(jax.vmap(measurement.pseudo_inverse)(jnp.asarray(rows, dtype)), dtype)
+
+    def observations(batch: np.ndarray) -> Observation:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(batch), *leaf.shape)), observation)
+
+    hidden_counts = np.full(len(rows), flow.size - count)
+    return MeasuredRows(given, np.zeros(given.shape, bool), hidden_counts, observations)
+
+
+def _check_finite(rows: np.ndarray, observed: np.ndarray, what: str) -> None:
+    bad = observed & ~np.isfinite(rows)
+    if bad.any():
+        row, *position = (int(i) for i in np.argwhere(bad)[0])
+        raise ValueError(f"expected finite {what}; got {rows[(row, *position)]} in row {row} at position {tuple(position)}")
