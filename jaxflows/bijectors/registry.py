@@ -18,6 +18,7 @@ from jaxflows.bijectors.base import Bijector, Shape
 FAMILIES = {
     "actnorm": "actnorm",
     "chain": "chain",
+    "continuous": "continuous",
     "invert": "invert",
     "logit": "logit",
     "residual_conv": "residual",
