@@ -17,8 +17,8 @@ v - h(u_guess), at the price of one Phi_l. It needs legs short enough to be cont
 bring it down. Nothing constrains f.
 
 Steps are unrolled from diffrax's tableaux. Of `diffrax.diffeqsolve`'s adjoints only `DirectAdjoint` has JVPs, VJPs and
-their composition, all of which the library needs; on the same grid it gives the same numbers, and took 2.5 to 4.5 times as
-long for the gradient of a batch (256 events of 64 entries, two CPU cores) and two to four times as long to compile.
+their composition, all of which the library needs; on the same grid it gives the same numbers (a test holds that), and takes
+several times as long to compile and to run.
 """
 
 from __future__ import annotations
@@ -275,7 +275,7 @@ def _leg(velocity: Velocity, legs: int, steps: int, method: Method, trace: Estim
     leg = layer(
         spec=describe("leg"), init=velocity.init, transform=transform, invert=invert, log_det=log_det,
         forward_step=forward_step, backward_step=backward_step, backward_from_image=backward_from_image,
-        lipschitz=lipschitz, blocks=cost,
+        lipschitz=lipschitz, blocks=cost, explicit=False,
     )._replace(estimate=estimate)  # fmt: skip
     return leg
 

@@ -24,7 +24,7 @@ from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
 from jaxflows.solvers.equation import ConstraintSolver
-from jaxflows.solvers.robust import thorough_solver
+from jaxflows.solvers.robust import quick_solver
 
 # steps compiled into one call; between calls the bound is measured, progress shown, and an interrupt can act
 CHUNK = 20
@@ -200,7 +200,8 @@ def fit_posterior(
         num_samples: draws per row and step.
         estimator: 'nlade', 'clade' or 'exact', or one made by its factory in `jaxflows.conditional.elbo`.
         path_derivative: drop the score term, whose expectation is zero.
-        solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
+        solver: the constraint solver; when None `jaxflows.solvers.robust.quick_solver`: a draw it leaves unsolved carries no
+            gradient, and a fallback would hold up the whole batch for it.
         partition: which part of the latent is free, row by row (`jaxflows.conditional.partition`).
         max_hidden: a static bound on the number of hidden coordinates of a row; counted from the masks when None.
         bound_samples: draws on which the bound is measured between chunks of 20 steps, the same each time.
@@ -239,7 +240,7 @@ def fit_posterior(
     problem = (params, observations, y_observed)
     theta, starts = begin(flow, posterior, partition, max_hidden, *problem, jax.random.split(k_init, rows))
     if solver is None:
-        solver = thorough_solver(flow, is_anchored(posterior, starts))
+        solver = quick_solver(flow, is_anchored(posterior, starts))
     state = (theta, jax.vmap(optimizer.init)(theta))
     if not jax.tree.leaves(theta):
         steps = 0
