@@ -216,6 +216,22 @@ def compile_time(results: Path) -> str:
     return table(read_rows("compile_time", results), columns, "compile_time")
 
 
+def hardness(results: Path) -> str:
+    """Conditioning on the formulas of the hardness proof, a line a kind and size, means over the seeds."""
+    rows, lines = read_rows("sat_hardness", results), []
+    for case, variables in dict.fromkeys((row["case"], row["variables"]) for row in rows):
+        here = [row for row in rows if (row["case"], row["variables"]) == (case, variables)]
+        shares = {key: sum(row[key] for row in here) / len(here) for key in here[0] if key.endswith("_fraction")}
+        lines.append(here[0] | shares | {"formulas": len(here)})
+    columns = [
+        ("formula", text("case")), ("variables", number("variables", ".0f")), ("formulas", number("formulas", ".0f")),
+        ("draws", number("draws", ".0f")), ("near a solution", share("satisfied_fraction")),
+        ("signs of a solution", share("signs_satisfied_fraction")), ("signs at random", share("guess_satisfied_fraction")),
+        ("effective samples", share("ess_fraction")), ("constraints solved", share("converged_fraction")),
+    ]  # fmt: skip
+    return table(lines, columns, "sat_hardness")
+
+
 def densities(source: str) -> Callable[[Path], str]:
     """Test log-density of a shipped flow beside one full Gaussian."""
     columns = [
@@ -235,6 +251,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "estimators": estimators,
     "exactness": exactness,
     "float64": float64,
+    "hardness": hardness,
     "mnist_density": densities("train_mnist_flow"),
     "peers": peers,
     "posteriors": posteriors,

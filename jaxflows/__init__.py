@@ -10,6 +10,7 @@ flows      flows          factories of whole flows: ``flows.residual``, ``flows.
            Flow           a bijector from data to latent and a standard normal base
            bijectors      the layers, one module a family
            log_det        estimators of log-determinants
+           adapters       flows from outside: ``adapters.from_functions``, ``from_flowjax``, ``from_distrax``
 training   fit            maximum likelihood on complete data
 models     save, load     one file a model, no code in it
 conditions complete       samples, mean and diagnostics of the missing part, row by row
@@ -34,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 from jaxflows.version import __version__
 
 if TYPE_CHECKING:
-    from jaxflows import bijectors, data, flows, log_det, measurements, metrics, plotting, solvers
+    from jaxflows import adapters, bijectors, data, flows, log_det, measurements, metrics, plotting, solvers
     from jaxflows import observation as observe
     from jaxflows.conditional import posteriors
     from jaxflows.conditional.complete import complete
@@ -49,6 +50,7 @@ __all__ = [
     "Flow",
     "Observation",
     "__version__",
+    "adapters",
     "bijectors",
     "complete",
     "data",
@@ -71,6 +73,7 @@ __all__ = [
 _PLACES: dict[str, tuple[str, str | None]] = {
     "Flow": ("jaxflows.flows", "Flow"),
     "Observation": ("jaxflows.observation", "Observation"),
+    "adapters": ("jaxflows.adapters", None),
     "bijectors": ("jaxflows.bijectors", None),
     "complete": ("jaxflows.conditional.complete", "complete"),
     "data": ("jaxflows.data", None),

@@ -60,11 +60,19 @@ def save(
             Lipschitz constraint, which rounding may have left by about 1e-4.
 
     Raises:
-        ValueError: parameters of another flow, not finite or beyond the range of ``dtype``; metadata that is not JSON.
+        ValueError: a flow with a layer that the registry does not know (`jaxflows.adapters`); parameters of another flow,
+            not finite or beyond the range of ``dtype``; metadata that is not JSON.
         OSError: the folder is missing, full or not writable.
     """
     if dtype not in _STORED:
         raise ValueError(f"expected dtype to be one of {sorted(_STORED)}; got {dtype!r}")
+    try:
+        from_spec(flow.bijector.spec)
+    except ValueError as error:
+        raise ValueError(
+            "expected a flow of jaxflows' own layers, which a file describes by name and options; got a layer whose code is "
+            f"the caller's own and would not be in the file ({error}): save its parameters with the library they come from"
+        ) from None
     template = _template(flow)
     leaves = {name: np.asarray(leaf) for name, leaf in _named_leaves(params)}
     shapes = {name: leaf.shape for name, leaf in leaves.items()}
