@@ -84,7 +84,7 @@ def from_functions(
         return jnp.linalg.slogdet(_jacobian(encode, params, y))[1]
 
     bijector = layer(
-        spec=describe("outside"), init=init, transform=encode, output_shape=output_shape, blocks=1,
+        spec=describe("outside"), init=init, transform=encode, output_shape=output_shape, blocks=1, explicit=decode is not None,
         invert=newton_inverse(encode) if decode is None else closed_form,
         log_det=jacobian_log_det if log_det is None else log_det,
     )  # fmt: skip
