@@ -17,6 +17,8 @@ from jaxflows.bijectors.base import Bijector, Shape
 # family -> module of this package
 FAMILIES = {
     "actnorm": "actnorm",
+    "additive_coupling": "coupling",
+    "affine_coupling": "coupling",
     "chain": "chain",
     "invert": "invert",
     "logit": "logit",

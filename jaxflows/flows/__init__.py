@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from jaxflows.flows.flow import Flow, check_event, flow_of, standard_normal_log_prob
 
 if TYPE_CHECKING:
+    from jaxflows.flows.realnvp import realnvp
     from jaxflows.flows.residual import residual, residual_image
 
-__all__ = ["Flow", "check_event", "flow_of", "residual", "residual_image", "standard_normal_log_prob"]
+__all__ = ["Flow", "check_event", "flow_of", "realnvp", "residual", "residual_image", "standard_normal_log_prob"]
 
 # factory -> module of this package
-_PLACES = {"residual": "residual", "residual_image": "residual"}
+_PLACES = {"realnvp": "realnvp", "residual": "residual", "residual_image": "residual"}
 
 
 def __getattr__(name: str) -> Any:
