@@ -25,6 +25,7 @@ FAMILIES = {
     "residual_conv": "residual",
     "residual_dense": "residual",
     "scan_chain": "chain",
+    "spline_coupling": "spline",
     "squeeze": "squeeze",
 }
 
