@@ -201,11 +201,11 @@ def _flat_halves(split: str, parity: int, shape: Shape) -> _Halves:
     size = math.prod(shape)
     if size < 2:
         raise ValueError(f"expected an event of at least two entries to split; got shape {shape}")
-    entries = np.arange(size)
+    entries = np.arange(size, dtype=np.int32)
     second = entries >= size // 2 if split == "half" else entries % 2 == 1
     is_changed = second if parity == 0 else ~second
     kept, changed = entries[~is_changed], entries[is_changed]
-    back = np.argsort(np.concatenate([kept, changed]))
+    back = np.argsort(np.concatenate([kept, changed])).astype(np.int32)
 
     def take(flat: jax.Array, positions: np.ndarray) -> jax.Array:
         return flat.at[positions].get(mode="promise_in_bounds", unique_indices=True)

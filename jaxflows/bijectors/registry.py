@@ -20,6 +20,8 @@ FAMILIES = {
     "additive_coupling": "coupling",
     "affine_coupling": "coupling",
     "chain": "chain",
+    "conv1x1": "conv1x1",
+    "factor_out": "factor_out",
     "invert": "invert",
     "logit": "logit",
     "residual_conv": "residual",

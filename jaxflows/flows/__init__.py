@@ -11,13 +11,36 @@ from typing import TYPE_CHECKING, Any
 from jaxflows.flows.flow import Flow, check_event, flow_of, standard_normal_log_prob
 
 if TYPE_CHECKING:
-    from jaxflows.flows.realnvp import realnvp
+    from jaxflows.flows.glow import glow
+    from jaxflows.flows.neural_spline import neural_spline
+    from jaxflows.flows.nice import nice
+    from jaxflows.flows.realnvp import realnvp, realnvp_image
     from jaxflows.flows.residual import residual, residual_image
 
-__all__ = ["Flow", "check_event", "flow_of", "realnvp", "residual", "residual_image", "standard_normal_log_prob"]
+__all__ = [
+    "Flow",
+    "check_event",
+    "flow_of",
+    "glow",
+    "neural_spline",
+    "nice",
+    "realnvp",
+    "realnvp_image",
+    "residual",
+    "residual_image",
+    "standard_normal_log_prob",
+]
 
 # factory -> module of this package
-_PLACES = {"realnvp": "realnvp", "residual": "residual", "residual_image": "residual"}
+_PLACES = {
+    "glow": "glow",
+    "neural_spline": "neural_spline",
+    "nice": "nice",
+    "realnvp": "realnvp",
+    "realnvp_image": "realnvp",
+    "residual": "residual",
+    "residual_image": "residual",
+}
 
 
 def __getattr__(name: str) -> Any:
