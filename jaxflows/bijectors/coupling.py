@@ -20,7 +20,7 @@ import numpy as np
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, describe, layer, no_work
 from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.factory import factory
-from jaxflows.networks.residual_network import ResidualNetwork
+from jaxflows.networks.residual_network import ResidualNetwork, fresh_parameters
 
 # (numbers from the network, entries) -> (images, log-slopes); numbers on a last axis of their own
 Elementwise = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
@@ -107,7 +107,7 @@ def coupling(spec: str, options: Coupling, numbers: int, forth: Elementwise, bac
 
     def init(key: jax.Array, shape: Shape) -> Params:
         halves = _halves(options.network, options.split, options.parity, shape)
-        return conditioner(halves).init(key, halves.kept(jnp.zeros(shape)))["params"]
+        return fresh_parameters(key, conditioner(halves), halves.kept(jnp.zeros(shape)))
 
     def run(elementwise: Elementwise, params: Params, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         halves = _halves(options.network, options.split, options.parity, u.shape)

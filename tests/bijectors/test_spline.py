@@ -94,7 +94,7 @@ def test_values_and_gradients_are_finite_at_knots_and_edges_and_the_derivative_i
         for way in ("forward", "inverse"):
             t = jnp.concatenate([jnp.zeros_like(u), u])
             total = lambda p, s, way=way: jnp.sum(getattr(LAYER, way)(p, s)[0]) + getattr(LAYER, way)(p, s)[1]  # noqa: E731
-            gradients = jax.grad(total, argnums=(0, 1))(params, t)
+            gradients = jax.jit(jax.grad(total, argnums=(0, 1)))(params, t)
             assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(gradients))
 
 
