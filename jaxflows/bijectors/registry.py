@@ -17,13 +17,18 @@ from jaxflows.bijectors.base import Bijector, Shape
 # family -> module of this package
 FAMILIES = {
     "actnorm": "actnorm",
+    "additive_coupling": "coupling",
+    "affine_coupling": "coupling",
     "chain": "chain",
     "continuous": "continuous",
+    "conv1x1": "conv1x1",
+    "factor_out": "factor_out",
     "invert": "invert",
     "logit": "logit",
     "residual_conv": "residual",
     "residual_dense": "residual",
     "scan_chain": "chain",
+    "spline_coupling": "spline",
     "squeeze": "squeeze",
 }
 

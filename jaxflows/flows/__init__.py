@@ -1,6 +1,7 @@
 """Whole flows: `Flow`, `flow_of` for any bijector, and one factory a family.
 
-A family's module is imported when its factory is first named: some need libraries that the others do without.
+A family's module is imported when its factory is first named: some need libraries that the others do without. Modules are
+not named as their factories are, since importing a module puts its name here.
 """
 
 from __future__ import annotations
@@ -11,13 +12,39 @@ from typing import TYPE_CHECKING, Any
 from jaxflows.flows.flow import Flow, check_event, flow_of, standard_normal_log_prob
 
 if TYPE_CHECKING:
-    from jaxflows.flows.continuous import continuous
-    from jaxflows.flows.residual import residual, residual_image
+    from jaxflows.flows.continuous_flows import continuous
+    from jaxflows.flows.glow_flows import glow
+    from jaxflows.flows.neural_spline_flows import neural_spline
+    from jaxflows.flows.nice_flows import nice
+    from jaxflows.flows.realnvp_flows import realnvp, realnvp_image
+    from jaxflows.flows.residual_flows import residual, residual_image
 
-__all__ = ["Flow", "check_event", "continuous", "flow_of", "residual", "residual_image", "standard_normal_log_prob"]
+__all__ = [
+    "Flow",
+    "check_event",
+    "continuous",
+    "flow_of",
+    "glow",
+    "neural_spline",
+    "nice",
+    "realnvp",
+    "realnvp_image",
+    "residual",
+    "residual_image",
+    "standard_normal_log_prob",
+]
 
 # factory -> module of this package
-_PLACES = {"continuous": "continuous", "residual": "residual", "residual_image": "residual"}
+_PLACES = {
+    "continuous": "continuous_flows",
+    "glow": "glow_flows",
+    "neural_spline": "neural_spline_flows",
+    "nice": "nice_flows",
+    "realnvp": "realnvp_flows",
+    "realnvp_image": "realnvp_flows",
+    "residual": "residual_flows",
+    "residual_image": "residual_flows",
+}
 
 
 def __getattr__(name: str) -> Any:

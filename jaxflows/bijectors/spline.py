@@ -1,0 +1,166 @@
+"""Rational-quadratic spline couplings (Durkan et al. 2019, Neural Spline Flows, Sec. 3)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Bijector, describe
+from jaxflows.bijectors.coupling import Coupling, coupling
+from jaxflows.factory import factory
+
+
+@factory
+def spline_coupling(
+    *,
+    hidden: int,
+    blocks: int = 2,
+    network: str = "dense",
+    split: str = "half",
+    parity: int = 0,
+    bins: int = 8,
+    bound: float = 3.0,
+    min_bin: float = 1e-2,
+    min_derivative: float = 1e-2,
+) -> Bijector:
+    """v_B = S(u_B; N(u_A)) with S a monotone rational-quadratic spline on [-bound, bound] and the identity outside it.
+
+    In the bin between knots (x_k, y_k) and (x_k+1, y_k+1), of width w, height h, slope s = h / w and derivatives d_k, d_k+1
+    at the knots, with xi = (u - x_k) / w,
+
+        S(u) = y_k + h (s xi^2 + d_k xi (1 - xi)) / (s + (d_k+1 + d_k - 2 s) xi (1 - xi)).
+
+    S is once continuously differentiable, the derivative at both ends being 1, and its inverse is a quadratic root. Starts
+    at the identity. Cost: one evaluation of N either way, whose output has 3 bins - 1 numbers an entry.
+
+    Args:
+        hidden, blocks, network, split, parity: as `jaxflows.bijectors.coupling.affine_coupling`.
+        bins: number of bins, at least 2.
+        bound: half the length of the interval.
+        min_bin: least width and height of a bin, as a share of the interval.
+        min_derivative: least derivative at a knot; the largest is its reciprocal. Ten times the paper's value, as is
+            ``min_bin``: the inverse divides rounding by them, and these keep it near 1e-5 in float32.
+    """
+    if bins < 2:
+        raise ValueError(f"expected bins >= 2; got {bins}")
+    if not bound > 0:
+        raise ValueError(f"expected bound > 0; got {bound}")
+    if not 0 < min_bin < 1 / bins:
+        raise ValueError(f"expected 0 < min_bin < 1 / bins = {1 / bins:.3g}; got {min_bin}")
+    if not 0 < min_derivative < 1:
+        raise ValueError(f"expected 0 < min_derivative < 1; got {min_derivative}")
+    knots = functools.partial(_knots, bins=bins, bound=bound, min_bin=min_bin, min_derivative=min_derivative)
+
+    def forth(numbers: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inside = jnp.abs(u) < bound
+        # zero stands in for entries outside, so that neither branch has a value or a gradient that is not finite
+        t = jnp.where(inside, u, 0.0)
+        spline = knots(numbers)
+        b = _bin(spline, t, spline.x)
+        xi = (t - b.x) / b.width
+        v = b.y + b.height * (b.slope * xi**2 + b.left * xi * (1 - xi)) / _denominator(b, xi)
+        return jnp.where(inside, v, u), jnp.where(inside, _log_derivative(b, xi), 0.0)
+
+    def back(numbers: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        inside = jnp.abs(v) < bound
+        t = jnp.where(inside, v, 0.0)
+        spline = knots(numbers)
+        b = _bin(spline, t, spline.y)
+        xi = _root(b, t - b.y)
+        return jnp.where(inside, b.x + b.width * xi, v), jnp.where(inside, -_log_derivative(b, xi), 0.0)
+
+    options = Coupling(hidden, blocks, network, split, parity)
+    spec = describe(
+        "spline_coupling", **options._asdict(), bins=bins, bound=bound, min_bin=min_bin, min_derivative=min_derivative
+    )
+    return coupling(spec, options, 3 * bins - 1, forth, back)
+
+
+class _Knots(NamedTuple):
+    """A spline: left knots x, y, widths, heights and derivatives at both knots of every bin, each (..., bins)."""
+
+    x: jax.Array
+    y: jax.Array
+    width: jax.Array
+    height: jax.Array
+    left: jax.Array
+    right: jax.Array
+
+
+class _Bin(NamedTuple):
+    """The bin that holds each entry, every field of the entries' shape."""
+
+    x: jax.Array
+    y: jax.Array
+    width: jax.Array
+    height: jax.Array
+    left: jax.Array
+    right: jax.Array
+    slope: jax.Array
+
+
+def _knots(numbers: jax.Array, *, bins: int, bound: float, min_bin: float, min_derivative: float) -> _Knots:
+    """Of (..., 3 bins - 1) unconstrained numbers; 0 gives equal bins and derivatives 1."""
+
+    def sides(raw: jax.Array) -> jax.Array:
+        return 2 * bound * (min_bin + (1 - min_bin * bins) * jax.nn.softmax(raw))
+
+    def starts(side: jax.Array) -> jax.Array:
+        return jnp.cumsum(side, axis=-1) - side - bound
+
+    width, height = sides(numbers[..., :bins]), sides(numbers[..., bins : 2 * bins])
+    # exp(c tanh(r / c)) with c = log(1 / min_derivative): the derivatives cannot overflow
+    limit = -math.log(min_derivative)
+    inner = jnp.exp(limit * jnp.tanh(numbers[..., 2 * bins :] / limit))
+    end = jnp.ones_like(inner[..., :1])
+    left, right = jnp.concatenate([end, inner], axis=-1), jnp.concatenate([inner, end], axis=-1)
+    return _Knots(starts(width), starts(height), width, height, left, right)
+
+
+def _bin(spline: _Knots, t: jax.Array, starts: jax.Array) -> _Bin:
+    """The bin of ``t``, its left knots along t's own axis being ``starts``."""
+    reached = t[..., None] >= starts[..., 1:]
+    ones = jnp.ones_like(reached[..., :1])
+    chosen = jnp.concatenate([ones, reached], axis=-1) & ~jnp.concatenate([reached, ~ones], axis=-1)
+    fields = [jnp.sum(jnp.where(chosen, field, 0.0), axis=-1) for field in spline]
+    b = _Knots(*fields)
+    return _Bin(*b, slope=b.height / b.width)
+
+
+def _denominator(b: _Bin, xi: jax.Array) -> jax.Array:
+    return b.slope + (b.right + b.left - 2 * b.slope) * xi * (1 - xi)
+
+
+def _log_derivative(b: _Bin, xi: jax.Array) -> jax.Array:
+    rise = b.right * xi**2 + 2 * b.slope * xi * (1 - xi) + b.left * (1 - xi) ** 2
+    return 2 * jnp.log(b.slope) + jnp.log(rise) - 2 * jnp.log(_denominator(b, xi))
+
+
+def _root(b: _Bin, rise: jax.Array) -> jax.Array:
+    """xi in [0, 1] with S(x_k + w xi) = y_k + rise: the root of A xi^2 + B xi + C that has A xi + B / 2 > 0.
+
+    Of its two forms the one without cancellation is taken: 2 C / (-B - sqrt(D)) where B >= 0, (sqrt(D) - B) / (2 A) where
+    B < 0, A being at least h s there.
+    """
+    curvature = b.right + b.left - 2 * b.slope
+    square = b.height * (b.slope - b.left) + rise * curvature
+    linear = b.height * b.left - rise * curvature
+    constant = -b.slope * rise
+    root = jnp.sqrt(jnp.maximum(linear**2 - 4 * square * constant, jnp.finfo(rise.dtype).tiny))
+    rising = linear >= 0
+    small = 2 * constant / jnp.where(rising, -linear - root, -1.0)
+    large = (root - linear) / jnp.where(rising, 1.0, 2 * square)
+    return jnp.where(rising, small, large)
+
+
+EXAMPLES = {
+    "spline_coupling": [
+        (spline_coupling(hidden=5), (5,)),
+        (spline_coupling(hidden=4, blocks=1, split="checkerboard", parity=1, bins=2, bound=1.0, min_bin=0.1), (4,)),
+        (spline_coupling(hidden=3, blocks=1, network="conv", bins=3, min_derivative=0.1), (2, 2, 2)),
+    ]
+}

@@ -1,0 +1,1 @@
+"""Flax networks used inside flows and posteriors."""
