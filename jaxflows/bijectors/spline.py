@@ -42,8 +42,9 @@ def spline_coupling(
         bins: number of bins, at least 2.
         bound: half the length of the interval.
         min_bin: least width and height of a bin, as a share of the interval.
-        min_derivative: least derivative at a knot; the largest is its reciprocal. Ten times the paper's value, as is
-            ``min_bin``: the inverse divides rounding by them, and these keep it near 1e-5 in float32.
+        min_derivative: least derivative at a knot; the largest is its reciprocal. Ten times the value usual elsewhere, as
+            is ``min_bin``, because the inverse divides rounding by the slope. Two steep knots can still flatten the middle
+            of the bin between them to a slope near 2 s^2 min_derivative, where float32 loses digits.
     """
     if bins < 2:
         raise ValueError(f"expected bins >= 2; got {bins}")
