@@ -149,7 +149,7 @@ def solvers(results: Path) -> str:
 
 def depth(results: Path) -> str:
     """The default solver as the flow gets deeper."""
-    rows = [row for row in read_rows("constraint_solve", results) if "_depth_" in row["flow"]]
+    rows = [row for row in read_rows("constraint_solve", results) if "_depth_" in row["flow"] or "_steep_" in row["flow"]]
     return table(rows, _SOLVER_COLUMNS, "constraint_solve")
 
 
