@@ -20,10 +20,15 @@ FAMILIES = {
     "chain": "chain",
     "invert": "invert",
     "logit": "logit",
+    "planar": "planar",
+    "radial": "radial",
     "residual_conv": "residual",
     "residual_dense": "residual",
+    "residual_densenet": "residual_densenet",
+    "residual_densenet_conv": "residual_densenet",
     "scan_chain": "chain",
     "squeeze": "squeeze",
+    "sylvester": "sylvester",
 }
 
 
