@@ -78,12 +78,14 @@ def planar(*, margin: float = 1e-3) -> Bijector:
         return u + parts(params)[0] * jnp.tanh(jnp.vdot(params["w"], u) + params["bias"])
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
-        u_hat, gain = parts(params)
-        args = (gain, params["bias"], jnp.vdot(params["w"], v))
-        fixed_gain, _, image = jax.lax.stop_gradient(args)
-        t, steps = _solve(jax.lax.stop_gradient(args), image - jnp.abs(fixed_gain), image + jnp.abs(fixed_gain))
-        u = v - u_hat * jnp.tanh(_implicit(args, t) + params["bias"])
-        return u, report_inversion(transform, params, u, v, steps)
+        with jax.default_matmul_precision("highest"):
+            u_hat, gain = parts(params)
+            args = (gain, params["bias"], jnp.vdot(params["w"], v))
+            fixed_gain, fixed_bias, image = jax.lax.stop_gradient(args)
+            reach = jnp.abs(fixed_gain)
+            t, steps = _solve((fixed_gain, fixed_bias, image), image - reach, image + reach)
+            u = v - u_hat * jnp.tanh(_implicit(args, t) + params["bias"])
+            return u, report_inversion(transform, params, u, v, steps)
 
     def log_det(params: Params, u: jax.Array) -> jax.Array:
         t = jnp.tanh(jnp.vdot(params["w"], u) + params["bias"])

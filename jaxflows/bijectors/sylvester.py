@@ -108,10 +108,11 @@ def sylvester(
         return u + shift(params, rotate(params, u.reshape(-1)), u.shape)
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
-        args = (*triangles(params), params["bias"], rotate(params, v.reshape(-1)))
-        t, steps = _substitute_back(*jax.lax.stop_gradient(args))
-        u = v - shift(params, _implicit(args, t), v.shape)
-        return u, report_inversion(transform, params, u, v, steps)
+        with jax.default_matmul_precision("highest"):
+            args = (*triangles(params), params["bias"], rotate(params, v.reshape(-1)))
+            t, steps = _substitute_back(*jax.lax.stop_gradient(args))
+            u = v - shift(params, _implicit(args, t), v.shape)
+            return u, report_inversion(transform, params, u, v, steps)
 
     def log_det(params: Params, u: jax.Array) -> jax.Array:
         r, r_tilde = triangles(params)
