@@ -108,7 +108,7 @@ class Bijector(NamedTuple):
     lipschitz: Callable[..., jax.Array]
 
 
-def describe(kind: str, **options: Any) -> str:
+def describe(kind: str, /, **options: Any) -> str:
     """Canonical JSON description of a layer: its registry name and its static options."""
     return json.dumps({"bijector": kind, **options}, sort_keys=True)
 

@@ -25,11 +25,16 @@ FAMILIES = {
     "factor_out": "factor_out",
     "invert": "invert",
     "logit": "logit",
+    "planar": "planar",
+    "radial": "radial",
     "residual_conv": "residual",
     "residual_dense": "residual",
+    "residual_densenet": "residual_densenet",
+    "residual_densenet_conv": "residual_densenet",
     "scan_chain": "chain",
     "spline_coupling": "spline",
     "squeeze": "squeeze",
+    "sylvester": "sylvester",
 }
 
 

@@ -19,7 +19,7 @@ def residual_dense(*, hidden: tuple[int, ...], activation: str = "clipswish", co
     """A fully connected residual block on the flattened event; options as `jaxflows.lipschitz.networks.dense`."""
     network = networks.dense(hidden=hidden, activation=activation, coeff=coeff)
     spec = describe("residual_dense", hidden=list(hidden), activation=activation, coeff=coeff)
-    return _residual(spec, network)
+    return residual_block(spec, network)
 
 
 @factory
@@ -29,10 +29,12 @@ def residual_conv(
     """A convolutional residual block on (height, width, channels); options as `jaxflows.lipschitz.networks.conv`."""
     network = networks.conv(channels=channels, kernels=kernels, activation=activation, coeff=coeff)
     spec = describe("residual_conv", channels=list(channels), kernels=list(kernels), activation=activation, coeff=coeff)
-    return _residual(spec, network)
+    return residual_block(spec, network)
 
 
-def _residual(spec: str, network: LipschitzNetwork) -> Bijector:
+def residual_block(spec: str, network: LipschitzNetwork) -> Bijector:
+    """The layer v = u + h(u) of any network h with Lip(h) < 1, inverted by a fixed point, described by ``spec``."""
+
     def init(key: jax.Array, shape: Shape) -> Params:
         return network.init(key, shape)
 

@@ -14,10 +14,15 @@ from jaxflows.flows.flow import Flow, check_event, flow_of, standard_normal_log_
 if TYPE_CHECKING:
     from jaxflows.flows.continuous_flows import continuous
     from jaxflows.flows.glow_flows import glow
+    from jaxflows.flows.implicit_flows import implicit, implicit_image
     from jaxflows.flows.neural_spline_flows import neural_spline
     from jaxflows.flows.nice_flows import nice
+    from jaxflows.flows.planar_flows import planar
+    from jaxflows.flows.radial_flows import radial
     from jaxflows.flows.realnvp_flows import realnvp, realnvp_image
+    from jaxflows.flows.residual_densenet_flows import residual_densenet, residual_densenet_image
     from jaxflows.flows.residual_flows import residual, residual_image
+    from jaxflows.flows.sylvester_flows import sylvester
 
 __all__ = [
     "Flow",
@@ -25,25 +30,39 @@ __all__ = [
     "continuous",
     "flow_of",
     "glow",
+    "implicit",
+    "implicit_image",
     "neural_spline",
     "nice",
+    "planar",
+    "radial",
     "realnvp",
     "realnvp_image",
     "residual",
+    "residual_densenet",
+    "residual_densenet_image",
     "residual_image",
     "standard_normal_log_prob",
+    "sylvester",
 ]
 
 # factory -> module of this package
 _PLACES = {
     "continuous": "continuous_flows",
     "glow": "glow_flows",
+    "implicit": "implicit_flows",
+    "implicit_image": "implicit_flows",
     "neural_spline": "neural_spline_flows",
     "nice": "nice_flows",
+    "planar": "planar_flows",
+    "radial": "radial_flows",
     "realnvp": "realnvp_flows",
     "realnvp_image": "realnvp_flows",
     "residual": "residual_flows",
+    "residual_densenet": "residual_densenet_flows",
+    "residual_densenet_image": "residual_densenet_flows",
     "residual_image": "residual_flows",
+    "sylvester": "sylvester_flows",
 }
 
 

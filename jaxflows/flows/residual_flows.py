@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from jaxflows.bijectors.actnorm import actnorm
-from jaxflows.bijectors.base import Bijector, Shape
+from jaxflows.bijectors.base import Shape
 from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.logit import logit as logit_layer
 from jaxflows.bijectors.residual import residual_conv, residual_dense
-from jaxflows.bijectors.squeeze import squeeze
 from jaxflows.factory import factory
 from jaxflows.flows.flow import Flow, flow_of
+from jaxflows.flows.image_scales import image_scales
 
 
 @factory
@@ -60,9 +60,4 @@ def residual_image(
         channels, kernels, activation, coeff: as `jaxflows.lipschitz.networks.conv`.
     """
     body = residual_conv(channels=channels, kernels=kernels, activation=activation, coeff=coeff)
-    layers: list[Bijector] = []
-    for scale in range(scales):
-        if scale:
-            layers.append(squeeze())
-        layers += [actnorm(over="channel"), scan_chain(body, blocks)]
-    return flow_of(event_shape, chain(*layers))
+    return image_scales(event_shape, body, blocks, scales)

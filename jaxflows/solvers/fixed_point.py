@@ -18,6 +18,7 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import SolveInfo
 from jaxflows.solvers.anderson import AndersonState, anderson_next, anderson_start
+from jaxflows.solvers.implicit_root import implicit_root
 from jaxflows.solvers.largest import largest
 
 Step = Callable[[Any, jax.Array], jax.Array]
@@ -149,24 +150,17 @@ def fixed_point(
         # operator(w) = w - (d step/dx) w
         return run(lambda w: b + w - operator(w), b, tol=limit)[0]
 
-    @jax.custom_jvp
-    def implicit(args: Any, x: jax.Array) -> jax.Array:
-        """x as a function of args, x being the fixed point."""
-        del args
-        return x
+    def equation(args: Any, x: jax.Array) -> jax.Array:
+        return x - step(args, x)
 
-    @implicit.defjvp
-    def implicit_jvp(primals: tuple[Any, jax.Array], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
-        args, x = primals
-        # x depends on args in the derivative too: this is what makes higher orders right
-        x = implicit(args, x)
-        b = jax.jvp(lambda a: step(a, x), (args,), (tangents[0],))[1]
-
+    def solve_tangent(args: Any, x: jax.Array, b: jax.Array) -> jax.Array:
         # jvp, not linearize: on jax 0.9.2 a linearised scan loses derivatives in what depends on the parameters alone
         def operator(w: jax.Array) -> jax.Array:
             return w - jax.jvp(lambda t: step(args, t), (x,), (w,))[1]
 
-        return x, jax.lax.custom_linear_solve(operator, b, solve_linear, transpose_solve=solve_linear)
+        return jax.lax.custom_linear_solve(operator, b, solve_linear, transpose_solve=solve_linear)
+
+    implicit = implicit_root(equation, solve_tangent)
 
     def solve(args: Any, start: jax.Array) -> tuple[jax.Array, SolveInfo]:
         fixed, limit = jax.lax.stop_gradient((args, start)), tolerance(start.dtype)
