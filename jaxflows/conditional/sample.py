@@ -71,7 +71,7 @@ def draw_samples(
         partition: which part of the latent is free: 'same', 'volume', 'tangent' or 'auto'
             (`jaxflows.conditional.partition`); that of ``fitted`` where it is given. 'auto' chooses when the program runs,
             which compiles and computes what any choice may need.
-        max_hidden: static bound on the hidden coordinates; the event's size when None.
+        max_hidden: static bound on the hidden coordinates; when None that of ``fitted``, or the event's size.
 
     Returns:
         The draws. Cost: the reference's (Gauss-Newton steps of K JVPs each), S constraint solves, and for every draw's
@@ -79,6 +79,8 @@ def draw_samples(
     """
     posterior = gauss_newton() if posterior is None else posterior
     check_partition(partition)
+    if fitted is not None and max_hidden is None:
+        max_hidden = fitted.start.mean.size
     where = hidden(observation, max_hidden)
     known = observation.observed_part(y_observed)
     k_init, k_draw = jax.random.split(key)
