@@ -12,6 +12,7 @@ import pytest
 
 import jaxflows as jf
 from jaxflows import flows
+from jaxflows.solvers.boundary_sweep import boundary_sweep
 
 FLOWS = {
     "planar": flows.planar(event_shape=(2,), blocks=6),
@@ -40,31 +41,38 @@ def _images(count):
     return (rng.choice([-1.0, 1.0], (count, 1, 1, 1)) + 0.3 * rng.standard_normal((count, 4, 4, 1))).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", [*FLOWS, *IMAGES])
-def test_training_lowers_the_loss_and_the_model_comes_back_from_its_file(tmp_path, name):
+TRAINED = ["planar", "radial", "sylvester", "residual_densenet", "implicit", *IMAGES]
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_training_lowers_the_loss_and_keeps_the_bound(name):
     flow = (FLOWS | IMAGES)[name]
     data = _ring(256) if name in FLOWS else _images(128)
-    params, report = jf.fit(
+    _, report = jf.fit(
         jax.random.key(0), flow, data, epochs=10, batch_size=64, learning_rate=2e-2, validation=0.0, progress=False
     )
     epochs = report.losses.reshape(10, -1).mean(axis=1)
     assert np.mean(epochs[-2:]) < epochs[0] - 0.02
     assert report.lipschitz <= 0.95
+
+
+@pytest.mark.parametrize("name", [*FLOWS, *IMAGES])
+def test_a_flow_comes_back_from_its_file(tmp_path, random_params, name):
+    flow = (FLOWS | IMAGES)[name]
+    params = random_params(flow)
     jf.save(tmp_path / "model", flow, params)
     loaded, loaded_params, _ = jf.load(tmp_path / "model")
-    assert loaded == flow
+    assert (loaded.event_shape, loaded.bijector.spec) == (flow.event_shape, flow.bijector.spec)
     jax.tree.map(np.testing.assert_array_equal, loaded_params, params)
 
 
-@pytest.mark.parametrize("name", sorted(FLOWS))
-def test_near_the_start_any_half_of_an_event_is_completed(name):
+@pytest.mark.parametrize("name", ["planar", "radial", "sylvester", "residual_densenet"])
+def test_near_the_identity_half_an_event_is_completed(random_params, name):
     flow = FLOWS[name]
-    params = jax.jit(flow.init)(jax.random.key(1))
+    params = random_params(flow)
     observation = jf.observe.mask(jnp.asarray([True, False]))
     y_observed, x_hidden = jnp.asarray([0.8, 0.0]), jnp.asarray([0.0, -0.4])
-    y, info = jax.jit(lambda p: jf.solve(flow, p, observation, y_observed, x_hidden, solver=jf.solvers.boundary_sweep()))(
-        params
-    )
+    y, info = jax.jit(lambda p: jf.solve(flow, p, observation, y_observed, x_hidden, solver=boundary_sweep()))(params)
     assert bool(info.converged)
     np.testing.assert_array_equal(y[0], y_observed[0])
     np.testing.assert_allclose(flow.encode(params, y)[1], x_hidden[1], rtol=0, atol=2e-4)
