@@ -6,9 +6,9 @@
 
 Flows of the 8x8 digits of UCI (d = 64, pixels / 16 plus N(0, 0.05^2)), each trained for a few minutes on two cores and kept in
 runs/families/. Rows are held-out digits, 8 an observation with 16 draws each: 128 constraint problems from the posterior.
-Explicit families have a Householder posterior fitted from the tangent partition, the others the Gauss-Newton posterior, which
-needs no fit. ``partition`` says how many rows took which. ``same`` rows, for explicit families, are the paper's pairing with the prior
-as q. ``block_evaluations_median`` is over rows, a draw, the reference's and the fallbacks' counted, the fit's not.
+Explicit families have a Householder posterior fitted from the automatic partition, the others the Gauss-Newton posterior,
+which needs no fit; ``rows_of_partition`` says how many rows took which. Rows 'same' of explicit families are the paper's
+pairing with the prior as q. ``block_evaluations_median`` is over rows, a draw, with the reference's and the fallbacks'.
 """
 
 from __future__ import annotations
