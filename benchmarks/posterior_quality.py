@@ -82,13 +82,11 @@ def plane_rows(draws: int) -> list[dict[str, Any]]:
     edges = np.linspace(-4, 4, 81)
     fine = np.linspace(-4, 4, 80 * 50 + 1)
     step = fine[1] - fine[0]
+    run = jax.jit(lambda key, y: draw_samples(key, flow, params, observation, y, num_samples=draws))
     for first in (-1.0, 0.0, 0.5, 1.0, 2.0):
         log_p = quadrature(flow, params, first, fine)
         density = np.exp(log_p)
         truth = np.add.reduceat(0.5 * (density[1:] + density[:-1]) * step, np.arange(0, 4000, 50))
-        run = jax.jit(
-            lambda key, y, params=params, flow=flow: draw_samples(key, flow, params, observation, y, num_samples=draws)
-        )
         drawn = run(jax.random.key(1), jnp.array([first, 0.0]))
         picked = np.asarray(resample(jax.random.key(2), drawn.samples, drawn.log_weights, draws))[:, 1]
         counts = np.histogram(picked, edges)[0] / draws
