@@ -33,6 +33,7 @@ from jaxflows.data.digits_sample import load_digits_sample
 from jaxflows.data.masks import named_mask
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation, linear, mask
+from jaxflows.persistence.atomic_write import atomic_write
 from jaxflows.solvers.alternating import alternating
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.broyden import broyden
@@ -184,42 +185,48 @@ def best_setting(candidates: dict[str, Row]) -> str:
     return min(candidates, key=lambda k: (-candidates[k]["converged_fraction"], candidates[k]["block_evaluations_median"]))
 
 
-def measure_flow(name: str, flow: Flow, params: Any, images: np.ndarray, count: int, quick: bool) -> list[Row]:
-    """All solvers on all problems of one flow."""
+def measure_flow(name: str, flow: Flow, params: Any, images: np.ndarray, count: int, folder: Path) -> list[Row]:
+    """All solvers on all problems of one flow; a problem's rows are kept in ``folder``, and a second start goes on from there."""
     key = jax.random.key(SEED)
     events = noisy(key, jnp.asarray(images[-count:], jnp.float32)).reshape(count, *flow.event_shape)
     x_hidden = jax.random.normal(jax.random.key(SEED + 1), (count, *flow.latent_shape))
+    folder.mkdir(parents=True, exist_ok=True)
     rows: list[Row] = []
     chosen: dict[tuple[str, bool], str] = {}
     for problem in problems(flow, count):
-        print(f"{name}: {problem.name}", flush=True)
-
-        def row(solver: str, measured: Row, setting: str = "", problem: Problem = problem) -> None:
-            rows.append({"flow": name, "observation": problem.name, "solver": solver, **measured, "setting": setting})
-
-        for solver_name, solver in plain_solvers().items():
-            print(f"  {solver_name}", flush=True)
-            # on large events the paper's unreduced Jacobian products are nested GMRES solves: minutes a row
-            if flow.size > 64 and solver_name in ("newton_krylov_latent", "newton_krylov_latent_preconditioned"):
-                continue
-            row(solver_name, solve_batch(flow, params, solver, problem, events, x_hidden))
-        for solver_name, settings in algorithm_2().items():
-            print(f"  {solver_name}", flush=True)
-            if flow.size <= 64:
-                setting = best_setting(
-                    {k: solve_batch(flow, params, s, problem, events, x_hidden, 1) for k, s in settings.items()}
-                )
-            else:
-                few = problem._replace(observations=jax.tree.map(lambda leaf: leaf[:8], problem.observations))
-                if (solver_name, problem.masked) not in chosen:
-                    chosen[solver_name, problem.masked] = best_setting(
-                        {k: solve_batch(flow, params, s, few, events[:8], x_hidden[:8], 1) for k, s in settings.items()}
-                    )
-                setting = chosen[solver_name, problem.masked]
-            row(solver_name, solve_batch(flow, params, settings[setting], problem, events, x_hidden), setting)
-        if quick and not problem.masked:
-            break
+        kept = folder / f"{name}_{problem.name.replace('%', '')}_{count}.json"
+        if not kept.exists():
+            print(f"{name}: {problem.name}", flush=True)
+            measured = [
+                {"flow": name, "observation": problem.name, **row}
+                for row in measure_problem(flow, params, problem, events, x_hidden, chosen)
+            ]
+            atomic_write(kept, json.dumps(measured).encode())
+        rows += json.loads(kept.read_text())
     return rows
+
+
+def measure_problem(
+    flow: Flow, params: Any, problem: Problem, events: jax.Array, x_hidden: jax.Array, chosen: dict[tuple[str, bool], str]
+) -> Iterator[Row]:
+    """All solvers on one problem. ``chosen`` remembers the best settings of Algorithm 2 on large events."""
+    for solver_name, solver in plain_solvers().items():
+        # on large events the paper's unreduced Jacobian products are nested GMRES solves: minutes a row
+        if flow.size > 64 and solver_name in ("newton_krylov_latent", "newton_krylov_latent_preconditioned"):
+            continue
+        yield {"solver": solver_name, **solve_batch(flow, params, solver, problem, events, x_hidden), "setting": ""}
+    for solver_name, settings in algorithm_2().items():
+        few = problem
+        if flow.size > 64:
+            few = problem._replace(observations=jax.tree.map(lambda leaf: leaf[:8], problem.observations))
+        tried = len(few.observations.observed)
+        if flow.size <= 64 or (solver_name, problem.masked) not in chosen:
+            chosen[solver_name, problem.masked] = best_setting(
+                {k: solve_batch(flow, params, s, few, events[:tried], x_hidden[:tried], 1) for k, s in settings.items()}
+            )
+        setting = chosen[solver_name, problem.masked]
+        measured = solve_batch(flow, params, settings[setting], problem, events, x_hidden)
+        yield {"solver": solver_name, **measured, "setting": setting}
 
 
 def measure_double(name: str, flow: Flow, params: Any, images: np.ndarray, count: int) -> list[Row]:
@@ -269,16 +276,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", choices=("digits", "mnist", "depth"), help="one part; the others keep their rows")
     parser.add_argument("--count", type=int, default=64, help="problems a row")
     parser.add_argument("--epochs", type=int, default=20, help="of training of the flows of the depth rows")
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/constraint_solve"), help="where finished problems are kept")
     parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the results file")
-    parser.add_argument("--quick", action="store_true", help="eight problems a row, the digits' masks alone")
+    parser.add_argument("--quick", action="store_true", help="eight problems a row, the digits alone")
     options = parser.parse_args(arguments)
     if options.quick:
-        options.count, options.only, options.output = 8, "digits", Path("runs/quick")
+        options.count, options.only = 8, "digits"
+        options.output, options.run_dir = Path("runs/quick"), Path("runs/quick/constraint_solve")
     rows: list[Row] = []
     if options.only in (None, "digits"):
         if options.digits.exists():
             flow, params, _ = persistence.load(options.digits)
-            rows += measure_flow("digits", flow, params, digits(), options.count, options.quick)
+            rows += measure_flow("digits", flow, params, digits(), options.count, options.run_dir)
             rows += measure_double("digits", flow, params, digits(), options.count)
         else:
             print(f"left out: {options.digits} is not there")
@@ -288,7 +297,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.mnist.exists():
             flow, params, _ = persistence.load(options.mnist)
             images = load_digits_sample()[0] / 255.0
-            rows += measure_flow("mnist", flow, params, images, options.count, options.quick)
+            rows += measure_flow("mnist", flow, params, images, options.count, options.run_dir)
         else:
             print(f"left out: {options.mnist} is not there")
     write_results("constraint_solve", kept_rows(options.output, rows) + rows, seeds=[SEED, SEED + 1], directory=options.output)
