@@ -186,7 +186,7 @@ def best_setting(candidates: dict[str, Row]) -> str:
 
 
 def measure_flow(name: str, flow: Flow, params: Any, images: np.ndarray, count: int, folder: Path) -> list[Row]:
-    """All solvers on all problems of one flow; a problem's rows are kept in ``folder``, and a second start goes on from there."""
+    """All solvers on all problems of one flow; finished problems are kept in ``folder``: a second start goes on from there."""
     key = jax.random.key(SEED)
     events = noisy(key, jnp.asarray(images[-count:], jnp.float32)).reshape(count, *flow.event_shape)
     x_hidden = jax.random.normal(jax.random.key(SEED + 1), (count, *flow.latent_shape))
