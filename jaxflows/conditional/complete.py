@@ -182,8 +182,7 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
         solver = settings.solver or thorough_solver(settings.flow, is_anchored(settings.posterior, fitted.start))
         again = _draw_rows(other, solver, params, alone, fitted)
         spent = spent + again.solve.evaluations[0]
-        # of two bounds from below the larger one missed less
-        if again.report.iw_bound[0] > best.report.iw_bound[0]:
+        if again.report.ess[0] > best.report.ess[0]:
             best = again
     best = best._replace(solve=best.solve._replace(evaluations=spent[None]))
     return jax.tree.map(lambda leaf, new: leaf.at[row].set(new[0]), drawn, best)
