@@ -82,7 +82,8 @@ def save(
     tensors = {}
     for name, leaf in leaves.items():
         with np.errstate(over="ignore"):
-            tensors[name] = np.ascontiguousarray(leaf, dtype)
+            # not ascontiguousarray, which makes an array of one of a number
+            tensors[name] = np.asarray(leaf, dtype, order="C")
         if not np.all(np.isfinite(tensors[name])):
             raise ValueError(f"expected finite parameters within the range of {dtype}; got others in {name!r}")
     description = {

@@ -19,7 +19,7 @@ complete = importlib.import_module("jaxflows.conditional.complete")
 from jaxflows.cli.main import main
 
 complete.ENTRIES_AT_ONCE = 1
-store, stored = complete._store, []
+store, stored = complete.store, []
 
 def store_and_signal(*arguments):
     store(*arguments)
@@ -27,7 +27,7 @@ def store_and_signal(*arguments):
     if len(stored) == 2:
         os.kill(os.getpid(), signal.SIGINT)
 
-complete._store = store_and_signal
+complete.store = store_and_signal
 sys.exit(main(sys.argv[1:]))
 """
 
