@@ -77,7 +77,7 @@ def factor_out(inner: Bijector, *, channels: int) -> Bijector:
     bijector = layer(
         spec=describe("factor_out", inner=json.loads(inner.spec), channels=channels), init=init, transform=transform,
         invert=invert, log_det=log_det, output_shape=output_shape, fit_to_data=fit_to_data, constrain=inner.constrain,
-        lipschitz=inner.lipschitz, blocks=inner.blocks,
+        lipschitz=inner.lipschitz, blocks=inner.blocks, explicit=inner.explicit,
     )  # fmt: skip
     return bijector._replace(forward=forward, inverse=inverse, estimate=estimate)
 

@@ -146,15 +146,15 @@ def _notes(measured: MeasuredRows, size: int) -> list[str]:
 
 
 def _slots(measured: MeasuredRows, size: int) -> int:
-    # masks are rounded up to a sixteenth of the event, so that batches of similar ones share one compiled program
-    unit = max(1, size // 16) if measured.seen.any() else 1
+    # rounded up to a sixteenth of the event, so that batches of similar masks share one compiled program
+    unit = max(1, size // 16)
     most = int(np.max(measured.hidden_counts, initial=1))
-    return int(min(size, -(-max(most, 1) // unit) * unit))
+    return int(min(size, -(-most // unit) * unit))
 
 
 def _work(settings: _Settings, params: Params, batch: _Batch) -> Draws:
     fitted = _fit(settings, params, batch)
-    solver = settings.solver or quick_solver(settings.flow, is_anchored(settings.posterior, fitted.start))
+    solver = settings.solver or quick_solver(is_anchored(settings.posterior, fitted.start))
     drawn = _draw_rows(settings, solver, params, batch, fitted)
     # only the rows with a draw left unsolved pay for what follows, and only then is it compiled
     for row in map(int, np.flatnonzero(np.asarray(drawn.solve.converged) < 1.0)):

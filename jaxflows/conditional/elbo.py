@@ -177,15 +177,15 @@ def inverse_at_anchor(where: Hidden, start: Reference) -> Partial:
 
 def _predicted(
     eta: jax.Array, x_hidden: jax.Array, params: Params, where: Hidden, y_observed: jax.Array, start: Reference, flow: Flow
-) -> Stack:
-    """The stack from which a draw's solve starts: the event predicted to first order in the data.
+) -> tuple[Stack, int]:
+    """The stack from which a draw's solve starts, the event predicted to first order in the data, and the passes it took.
 
     Far from the anchor that may lie where the flow explodes. A flow with an explicit inverse also predicts in the latent,
     where its normals stay normal, and takes what comes nearer to the constraint.
     """
     in_data = trace(flow, params, start.anchor + where.expand(start.spread @ eta))
     if not flow.bijector.explicit:
-        return in_data
+        return in_data, 1
     observation = where.observation
     latent = carried(flow.bijector, observation)
     x = flow.encode(params, start.anchor)
@@ -194,7 +194,7 @@ def _predicted(
     nearer = constraint_residual(flow, observation, pasted, x_hidden) < constraint_residual(
         flow, observation, in_data.last, x_hidden
     )
-    return jax.tree.map(lambda a, b: jnp.where(nearer, a, b), trace(flow, params, y), in_data)
+    return jax.tree.map(lambda a, b: jnp.where(nearer, a, b), trace(flow, params, y), in_data), 5
 
 
 def draw(
@@ -224,11 +224,12 @@ def draw(
     """
     eta = posterior.transform(theta, where.used, jnp.where(where.used, eps, 0.0))
     x_hidden = flow.bijector.move(where.expand(start.mean + start.scale @ eta))
-    warm = _predicted(*jax.lax.stop_gradient((eta, x_hidden, params, where, y_observed, start)), flow)
+    warm, passes = _predicted(*jax.lax.stop_gradient((eta, x_hidden, params, where, y_observed, start)), flow)
     solution, info = solve_with_stack(
         flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm,
         inverse=inverse_at_anchor(where, start),
     )  # fmt: skip
+    info = info._replace(evaluations=info.evaluations + passes * flow.bijector.blocks)
     held = jax.lax.stop_gradient(theta) if path_derivative else theta
     log_q = posterior.log_prob(held, where.used, eta) - start.log_det
     x = flow.encode(params, solution.y)

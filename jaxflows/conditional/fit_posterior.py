@@ -246,7 +246,7 @@ def fit_posterior(
     problem = (params, observations, y_observed)
     theta, starts = begin(flow, posterior, partition, max_hidden, *problem, jax.random.split(k_init, rows))
     if solver is None:
-        solver = quick_solver(flow, is_anchored(posterior, starts))
+        solver = quick_solver(is_anchored(posterior, starts))
     state = (theta, jax.vmap(optimizer.init)(theta))
     if not jax.tree.leaves(theta):
         steps = 0

@@ -18,7 +18,7 @@ class MeasuredRows(NamedTuple):
     """Checked input of `jaxflows.complete`.
 
     Attributes:
-        given: (rows, *event), what was given: the rows themselves, or for a linear measurement A^+ b.
+        given: (rows, *event), P_O y: the rows with zero where hidden, or for a linear measurement A^+ b.
         seen: (rows, *event) boolean, entries that come back as given; none with a linear measurement.
         hidden_counts: (rows,), dimensions left free.
         observations: ``positions -> Observation`` of those rows, every leaf with a leading axis.
@@ -30,11 +30,8 @@ class MeasuredRows(NamedTuple):
     observations: Callable[[np.ndarray], Observation]
 
     def known(self, batch: np.ndarray) -> jax.Array:
-        """P_O y of some rows, zero or observed in every entry, as a floating type the flow computes in."""
-        values = self.given[batch]
-        if self.seen.any():
-            values = np.where(self.seen[batch], values, 0.0)
-        return jnp.asarray(values, jnp.result_type(jnp.float32, values.dtype))
+        """P_O y of some rows, as a floating type the flow computes in."""
+        return jnp.asarray(self.given[batch], jnp.result_type(jnp.float32, self.given.dtype))
 
 
 def measured_rows(flow: Flow, rows: Any, observed: Any) -> MeasuredRows:
@@ -70,9 +67,8 @@ def _masked(flow: Flow, rows: np.ndarray, observed: Any) -> MeasuredRows:
     _check_finite(rows, observed, "observed entries")
     dtype = np.float32 if rows.dtype == np.float16 else rows.dtype
     hidden_counts = np.sum(~observed, axis=tuple(range(1, rows.ndim)))
-    return MeasuredRows(
-        rows.astype(dtype), observed, hidden_counts, lambda batch: jax.vmap(observe.mask)(jnp.asarray(observed[batch]))
-    )
+    given = np.where(observed, rows, 0.0).astype(dtype)
+    return MeasuredRows(given, observed, hidden_counts, lambda batch: jax.vmap(observe.mask)(jnp.asarray(observed[batch])))
 
 
 def _linear(flow: Flow, rows: np.ndarray, measurement: LinearMeasurement) -> MeasuredRows:

@@ -94,7 +94,7 @@ def newton_krylov(
     """
     if form not in FORMS:
         raise ValueError(f"expected form to be one of {FORMS}; got {form!r}")
-    solve_linear_plain = functools.partial(gmres, tol=forcing, restart=restart, max_restarts=max_restarts)
+    solve_linear = functools.partial(gmres, tol=forcing, restart=restart, max_restarts=max_restarts)
 
     def solve(
         flow: Flow,
@@ -110,11 +110,11 @@ def newton_krylov(
         with jax.default_matmul_precision("highest"):
             if form == "data":
                 evaluate, first, spent = _in_data(*problem, start)
-                solve_linear = functools.partial(solve_linear_plain, preconditioner=inverse)
-                direction = functools.partial(_data_direction, flow, params, observation, solve_linear)
+                preconditioned = functools.partial(solve_linear, preconditioner=inverse)
+                direction = functools.partial(_data_direction, flow, params, observation, preconditioned)
             else:
                 evaluate, first, spent = _in_latent(*problem, start, limit)
-                direction = functools.partial(_latent_direction, flow, params, observation, solve_linear_plain, form)
+                direction = functools.partial(_latent_direction, flow, params, observation, solve_linear, form)
             state = _newton(evaluate, direction, first, spent, limit, max_steps)
         point = state.point
         y = observation.restore(point.stack.first, y_observed)

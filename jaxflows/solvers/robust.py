@@ -73,21 +73,19 @@ def robust(
     return solve
 
 
-def quick_solver(flow: Flow, anchored: bool) -> ConstraintSolver:
+def quick_solver(anchored: bool) -> ConstraintSolver:
     """The solver to try first on draws of a posterior.
 
     Args:
-        flow: the flow.
         anchored: whether the solver is given the inverse of a linearisation near the solution, which the chord method shares
             among all draws (fewer evaluations than the sweep, and no contraction asked); else the sweep.
     """
-    del flow
     return chord() if anchored else boundary_sweep()
 
 
 def thorough_solver(flow: Flow, anchored: bool) -> ConstraintSolver:
     """`quick_solver` with the fallback that suits the flow: Newton in the latent where its inverse is explicit."""
-    first = quick_solver(flow, anchored)
+    first = quick_solver(anchored)
     if flow.bijector.explicit:
         return robust(first=first, fallback=newton_krylov(form="latent"), go_on=False)
     return robust(first=robust(first=first, fallback=boundary_sweep()) if anchored else first)
