@@ -17,6 +17,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
+
+
+class _SharedPrograms(LoadScopeScheduling):
+    """Keeps together the tests that look at one compiled program: a file's, or in test_properties.py those of one case."""
+
+    def _split_scope(self, nodeid):
+        path, _, test = nodeid.partition("::")
+        if not path.endswith("test_properties.py"):
+            return path
+        return test.partition("[")[2].rstrip("]").removesuffix("-float32").removesuffix("-float64")
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """Of `--dist load`, that of a bare ``-n``: tests of one file in both workers would compile everything twice."""
+    return _SharedPrograms(config, log) if config.getvalue("dist") == "load" else None
 
 
 @pytest.fixture
