@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+from importlib import metadata
 from pathlib import Path
 
 # spinning BLAS threads of several workers make small factorisations a hundred times slower (docs/design.md, section 10)
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
+# the suite's programs are many, small and run a few times: on two cores compiling them was 70% of its time, and is half that
+# unoptimised. jaxlib ends the process at a flag it does not know, and later ones have no other kind of fusion
+_flags = ["--xla_backend_optimization_level=0"]
+if metadata.version("jax").startswith("0.9."):
+    _flags.append("--xla_cpu_use_fusion_emitters=false")
+os.environ.setdefault("XLA_FLAGS", " ".join(_flags))
 # jaxlib logs an error for every program it reads back from its own cache on CPU
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "agg")

@@ -89,8 +89,9 @@ def complete(
         fit_steps: gradient steps for a trainable family.
         solver: the constraint solver; when None `jaxflows.solvers.robust.quick_solver`, and for rows in which it left a draw
             unsolved `jaxflows.solvers.robust.thorough_solver`, which is compiled only then.
-        partition: which part of the latent is free, 'same', 'volume' or 'tangent' (`jaxflows.conditional.partition`);
-            'auto' chooses by row, and tries another for a row whose draws were not all solved.
+        partition: which part of the latent is free, 'same', 'volume', 'tangent' or 'average'
+            (`jaxflows.conditional.partition`); 'auto' chooses by row, and tries others for a row whose draws were not all
+            solved.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
 
@@ -167,7 +168,7 @@ def _row(batch: Any, row: int) -> Any:
 
 
 def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted, drawn: Draws, row: int) -> Draws:
-    """The draws with one row's replaced by those of the thorough solver, and then of another partition, if they are better."""
+    """The draws with one row's replaced by those of the thorough solver, and then of other partitions, if they are better."""
     spent = drawn.solve.evaluations[row]
     best = _row(drawn, row)
     if settings.solver is None:
@@ -175,9 +176,12 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
             settings, thorough_solver(settings.flow, is_anchored(settings.posterior, fitted.start)), params, alone, fitted
         )
         spent = spent + best.solve.evaluations[0]
-    if settings.partition == "auto" and best.solve.converged[0] < 1.0:
-        turned = int(drawn.partition[row]) != PARTITIONS.index("same")
-        other = settings._replace(partition="same" if turned else "tangent")
+    turned = int(drawn.partition[row]) != PARTITIONS.index("same")
+    others = ("average", "same" if turned else "tangent") if settings.partition == "auto" else ()
+    for partition in others:
+        if best.solve.converged[0] == 1.0:
+            break
+        other = settings._replace(partition=partition)
         fitted = _fit(other, params, alone)
         solver = settings.solver or thorough_solver(settings.flow, is_anchored(settings.posterior, fitted.start))
         again = _draw_rows(other, solver, params, alone, fitted)

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, no_work
 from jaxflows.conditional.hidden import Hidden, hidden_columns
-from jaxflows.conditional.partition import in_event_coordinates, split_latent
+from jaxflows.conditional.partition import PILOT_PAIRS, average_split, in_event_coordinates, split_latent
 from jaxflows.flows import Flow
 from jaxflows.solvers.boundary_sweep import hold_ends, sweep
 from jaxflows.solvers.equation import trace
@@ -128,7 +128,7 @@ def gauss_newton_reference(
         flow, params: the flow.
         where: the hidden subspace, K slots.
         y_observed: (*event,), its hidden part zero.
-        partition: of the latent, 'same', 'volume', 'tangent' or 'auto' (`jaxflows.conditional.partition`).
+        partition: of the latent, 'same', 'volume', 'tangent', 'average' or 'auto' (`jaxflows.conditional.partition`).
         max_steps: Gauss-Newton steps at most.
 
     Returns:
@@ -139,10 +139,15 @@ def gauss_newton_reference(
     with jax.default_matmul_precision("highest"):
         identity = jnp.eye(where.slots.size, dtype=y_observed.dtype)
         spread = jax.scipy.linalg.solve_triangular(end.factor.T, identity, lower=False)
-        split = split_latent(partition, where, end.columns @ spread)
         # the last step, to first order: nothing is linearised again for a step that moves no sample
         half = jnp.where(end.decrease <= SMALL_DECREASE, end.half, 0.0)
         y = end.y - where.expand(spread @ half)
+        tangent = end.columns @ spread
+        if partition == "average":
+            split = average_split(flow, params, where, y, spread, tangent)
+            evaluations += 2 * PILOT_PAIRS * flow.bijector.blocks * (2 * where.slots.size + 1)
+        else:
+            split = split_latent(partition, where, tangent)
         x = end.x if split.rotation is None else split.rotation @ end.x
         mean = jnp.where(where.used, x[where.slots] - split.scale @ half, 0.0)
         log_det = jnp.linalg.slogdet(split.scale)[1]

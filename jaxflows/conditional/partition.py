@@ -8,6 +8,8 @@ there is told by the singular values of T Q, the cosines of the principal angles
     same      the latent coordinates that the hidden ones have in the event, the paper's choice
     volume    K latent coordinates, chosen greedily for a large |det T Q|
     tangent   T = Q^T: all cosines are 1, no pairing is better conditioned there
+    average   the K directions that keep most of the tangent spaces on average over the Gauss-Newton posterior, and so are
+              still well conditioned far from the anchor, where a tangent may have turned away
 
 A base of standard normals looks the same in any rotated coordinates. So a partition is a rotation W of the latent that takes
 T x to the hidden coordinates, and conditioning the flow W g by its hidden coordinates is conditioning g by T x: solvers,
@@ -26,14 +28,17 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work, stay
 from jaxflows.bijectors.chain import chain
-from jaxflows.conditional.hidden import Hidden, hidden_block
+from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
 from jaxflows.flows import Flow
 
-PARTITIONS = ("same", "volume", "tangent")
+PARTITIONS = ("same", "volume", "tangent", "average")
 
 # smallest cosine at which 'auto' keeps the same coordinates: below it the tangent's draws weigh more evenly
 LEAST_OVERLAP = 0.4
 POWER_STEPS = 12
+
+# pairs of opposite points over which the average partition takes its mean
+PILOT_PAIRS = 16
 
 
 class Split(NamedTuple):
@@ -61,7 +66,7 @@ def check_partition(partition: str) -> None:
 
 
 def split_latent(partition: str, where: Hidden, tangent: jax.Array) -> Split:
-    """Split the latent by name.
+    """Split the latent by name, at the anchor alone (`average_split` looks further).
 
     Args:
         partition: 'same', 'volume' or 'tangent'; 'auto' keeps the same coordinates where their overlap is at least
@@ -74,21 +79,61 @@ def split_latent(partition: str, where: Hidden, tangent: jax.Array) -> Split:
     same = _split(None, hidden_block(where, tangent), "same")
     if partition == "same":
         return same
-    # the coordinates of the observation, the hidden ones first
-    order = jnp.argsort(where.observation.observed.reshape(-1), stable=True)
     if partition == "volume":
-        rotation = _permutation(order, where, tangent)
+        rotation = _permutation(where, tangent)
         return _split(rotation, hidden_block(where, rotation @ tangent), "volume")
     basis, triangle = jnp.linalg.qr(tangent, mode="complete")
     signs = jnp.where(jnp.diagonal(triangle) < 0, -1.0, 1.0).astype(basis.dtype)
-    basis = basis.at[:, : signs.size].multiply(signs)
-    rotation = jnp.zeros_like(basis).at[order].set(basis.T)
-    turned = _split(rotation, hidden_block(where, rotation @ tangent), "tangent")
+    turned = _along(basis.at[:, : signs.size].multiply(signs), where, tangent, "tangent")
     if partition == "tangent":
         return turned
+    if partition != "auto":
+        raise ValueError(f"expected 'same', 'volume', 'tangent' or 'auto'; got {partition!r}")
     keep = same.overlap >= LEAST_OVERLAP
-    unturned = same._replace(rotation=jnp.eye(rotation.shape[0], dtype=rotation.dtype))
+    unturned = same._replace(rotation=jnp.eye(tangent.shape[0], dtype=tangent.dtype))
     return jax.tree.map(lambda a, b: jnp.where(keep, a, b), unturned, turned)
+
+
+def average_split(flow: Flow, params: Params, where: Hidden, anchor: jax.Array, spread: jax.Array, tangent: jax.Array) -> Split:
+    """Split the latent by the leading K eigenvectors of the mean of Q Q^T over y* + spread eta, eta ~ N(0, I).
+
+    Args:
+        flow, params: the flow.
+        where: the hidden subspace, K slots.
+        anchor: y*, (*event,).
+        spread: (K, K), as in `jaxflows.conditional.gauss_newton.Reference`.
+        tangent: Q at y*, (d, K), as in `split_latent`.
+
+    Cost: a linearisation (K JVPs and a K x K factorisation) for each of `PILOT_PAIRS` pairs of points, which are always the
+    same ones, and an eigendecomposition of d x d. Nothing is solved.
+    """
+    half = jax.random.normal(jax.random.key(0), (PILOT_PAIRS, flow.size), anchor.dtype)[:, : where.slots.size]
+    border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(anchor.dtype))
+
+    def projector(eta: jax.Array) -> jax.Array:
+        _, columns = hidden_columns(flow, params, where, anchor + where.expand(spread @ eta))
+        normal = columns.T @ columns + border
+        ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.trace(normal)
+        factor = jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
+        basis = jax.scipy.linalg.solve_triangular(factor, columns.T, lower=True)
+        found = basis.T @ basis
+        # a point so far out that the flow overflows says nothing
+        return jnp.where(jnp.all(jnp.isfinite(found)), found, 0.0)
+
+    def add(total: jax.Array, eta: jax.Array) -> tuple[jax.Array, None]:
+        return total + projector(eta), None
+
+    etas = jnp.where(where.used, jnp.concatenate([half, -half]), 0.0)
+    total, _ = jax.lax.scan(add, tangent @ tangent.T, etas)
+    return _along(jnp.linalg.eigh(total)[1][:, ::-1], where, tangent, "average")
+
+
+def _along(basis: jax.Array, where: Hidden, tangent: jax.Array, name: str) -> Split:
+    """The split whose free latents are those along the first columns of an orthogonal (d, d) basis, as many as are hidden."""
+    # the coordinates of the observation, the hidden ones first
+    order = jnp.argsort(where.observation.observed.reshape(-1), stable=True)
+    rotation = jnp.zeros_like(basis).at[order].set(basis.T)
+    return _split(rotation, hidden_block(where, rotation @ tangent), name)
 
 
 def _split(rotation: jax.Array | None, scale: jax.Array, name: str) -> Split:
@@ -106,7 +151,7 @@ def _split(rotation: jax.Array | None, scale: jax.Array, name: str) -> Split:
     return Split(rotation, scale, inverse, overlap, jnp.asarray(PARTITIONS.index(name), jnp.int32))
 
 
-def _permutation(order: jax.Array, where: Hidden, tangent: jax.Array) -> jax.Array:
+def _permutation(where: Hidden, tangent: jax.Array) -> jax.Array:
     """The permutation that takes a set of K latent coordinates of large volume to the hidden ones.
 
     Greedy: QR of Q^T with column pivoting, one coordinate of largest remaining norm at a time.
@@ -125,6 +170,7 @@ def _permutation(order: jax.Array, where: Hidden, tangent: jax.Array) -> jax.Arr
 
     _, chosen = jax.lax.fori_loop(0, where.slots.size, choose, (tangent, jnp.zeros(size, bool)))
     # both sets in order: where they are the same set this is the identity
+    order = jnp.argsort(where.observation.observed.reshape(-1), stable=True)
     sources = jnp.argsort(~chosen, stable=True)
     return jnp.zeros((size, size), tangent.dtype).at[order, sources].set(1.0)
 

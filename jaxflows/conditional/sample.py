@@ -68,7 +68,7 @@ def draw_samples(
         posterior: the family; Gauss-Newton when None.
         fitted: what `fit_posterior` returned for this observation; the family's start when None.
         solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
-        partition: which part of the latent is free: 'same', 'volume', 'tangent' or 'auto'
+        partition: which part of the latent is free: 'same', 'volume', 'tangent', 'average' or 'auto'
             (`jaxflows.conditional.partition`); that of ``fitted`` where it is given. 'auto' chooses when the program runs,
             which compiles and computes what any choice may need.
         max_hidden: static bound on the hidden coordinates; when None that of ``fitted``, or the event's size.

@@ -63,7 +63,8 @@ def test_round_trips_both_ways(name, dtype):
     seen, tol = values(name, dtype), ROUND_TRIP[dtype]
     u = events(name, dtype)
     np.testing.assert_allclose(seen["u"], u, rtol=0, atol=tol * max(1.0, np.max(np.abs(u))))
-    np.testing.assert_array_equal(seen["u_again"], seen["u"])
+    # the same map twice in one program, but for the rounding of what the compiler fuses
+    np.testing.assert_allclose(seen["u_again"], seen["u"], rtol=0, atol=8 * np.finfo(dtype).eps * max(1.0, np.max(np.abs(u))))
     np.testing.assert_allclose(seen["v_again"], seen["v"], rtol=0, atol=tol * max(1.0, np.max(np.abs(seen["v"]))))
     assert np.all(seen["info"].converged)
     assert np.all(seen["info"].residual <= (1e-5 if dtype == "float32" else 1e-11))
