@@ -27,6 +27,7 @@ from jaxflows.conditional.complete import complete
 from jaxflows.conditional.fit_posterior import Fitted, fit_posterior
 from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
+from jaxflows.conditional.posteriors import Posterior
 from jaxflows.conditional.sample import draw_samples
 from jaxflows.flows import Flow
 from jaxflows.observation import mask
@@ -117,7 +118,7 @@ def digits_problem(missing: float, count: int) -> tuple[Flow, Any, np.ndarray, n
 
 
 def digits_rows(count: int, steps: int) -> list[dict[str, Any]]:
-    """Gauss-Newton, then Householder(20) from there, with the prior as q beside them."""
+    """Gauss-Newton, then Householder(20) and full rank from there, with the prior as q beside them."""
     rows = []
     for missing in MISSING:
         flow, params, events, observed = digits_problem(missing, count)
@@ -137,12 +138,14 @@ def digits_rows(count: int, steps: int) -> list[dict[str, Any]]:
                     "residual_max": float(done.info.residual.max()), "seconds": seconds,
                 }
             )  # fmt: skip
-        rows.append(_householder_row(flow, params, events, observed, missing, steps))
+        for family in (posteriors.householder(num_reflections=20), posteriors.full_rank()):
+            rows.append(_fitted_row(family, flow, params, events, observed, missing, steps))
     return rows
 
 
-def _householder_row(flow: Flow, params: Any, events: np.ndarray, observed: np.ndarray, missing: float, steps: int) -> Any:
-    family = posteriors.householder(num_reflections=20)
+def _fitted_row(
+    family: Posterior, flow: Flow, params: Any, events: np.ndarray, observed: np.ndarray, missing: float, steps: int
+) -> dict[str, Any]:
     observations, known = jax.vmap(mask)(jnp.asarray(observed)), jnp.asarray(events)
     options = {"posterior": family, "steps": steps, "num_samples": 8, "tolerance": 0.0, "progress": False}
     fit_posterior(jax.random.key(6), flow, params, observations, known, **options)

@@ -207,6 +207,26 @@ def peers(results: Path) -> str:
     return table(read_rows("residual_flow_peers", results), columns, "residual_flow_peers")
 
 
+def families(results: Path) -> str:
+    """Every family conditioned by the same call, with the automatic partition."""
+    rows = [row for row in read_rows("families", results) if row["partition"] == "auto"]
+    return table(rows, _FAMILY_COLUMNS, "families")
+
+
+def pairings(results: Path) -> str:
+    """The paper's pairing of coordinates with the prior as q, on flows it was not made for."""
+    rows = [row for row in read_rows("families", results) if row["partition"] == "same"]
+    return table(rows, _FAMILY_COLUMNS, "families")
+
+
+_FAMILY_COLUMNS: list[Column] = [
+    ("flow", text("family")), ("observation", text("observation")), ("rows by partition", text("rows_of_partition")),
+    ("posterior", text("posterior")), ("draws solved", share("converged_fraction")),
+    ("evaluations a draw", number("block_evaluations_median", ".0f")), ("effective samples", share("ess_fraction")),
+    ("importance-weighted bound, nats", number("iw_bound", ".2f")),
+]  # fmt: skip
+
+
 def compile_time(results: Path) -> str:
     """Compile time by depth."""
     columns = [
@@ -250,8 +270,10 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "digits_density": densities("train_digits_flow"),
     "estimators": estimators,
     "exactness": exactness,
+    "families": families,
     "float64": float64,
     "hardness": hardness,
+    "pairings": pairings,
     "mnist_density": densities("train_mnist_flow"),
     "peers": peers,
     "posteriors": posteriors,

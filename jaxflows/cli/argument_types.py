@@ -19,7 +19,7 @@ class PosteriorChoice(NamedTuple):
 
     Attributes:
         text: as given.
-        family: 'gauss_newton', 'prior', 'mean_field' or 'householder'.
+        family: 'gauss_newton', 'prior', 'mean_field', 'householder' or 'full_rank'.
         reflections: of 'householder'.
     """
 
@@ -29,12 +29,12 @@ class PosteriorChoice(NamedTuple):
 
 
 def posterior(text: str) -> PosteriorChoice:
-    """``gauss_newton``, ``prior``, ``mean_field``, ``householder`` or ``householder:N``."""
+    """``gauss_newton``, ``prior``, ``mean_field``, ``full_rank``, ``householder`` or ``householder:N``."""
     family, colon, number = text.partition(":")
-    known = ("gauss_newton", "mean_field", "householder", "prior")
+    known = ("gauss_newton", "mean_field", "full_rank", "householder", "prior")
     if family not in known or (colon and (family != "householder" or not number.isdecimal())):
         raise argparse.ArgumentTypeError(
-            f"expected gauss_newton, mean_field, householder:N (N reflections) or prior; got {text!r}"
+            f"expected gauss_newton, mean_field, full_rank, householder:N (N reflections) or prior; got {text!r}"
         )
     return PosteriorChoice(text, family, int(number) if colon else 20)
 

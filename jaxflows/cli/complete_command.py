@@ -59,10 +59,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--seed", type=types.count(0), metavar="S", help="of masks and draws (default: 0)")
     parser.add_argument(
         "--posterior", type=types.posterior, metavar="NAME",
-        help="gauss_newton (default, no fit), mean_field, householder:N or prior",
+        help="gauss_newton (default, no fit), mean_field, full_rank, householder:N or prior",
     )  # fmt: skip
     parser.add_argument(
-        "--steps", type=types.count(1), metavar="N", help="of the fit of mean_field, householder (default: 200)"
+        "--steps", type=types.count(1), metavar="N", help="of the fit of mean_field, full_rank, householder (default: 200)"
     )
     parser.add_argument(
         "--output", type=types.picture, default=Path("completion.png"), metavar="PICTURE", help="default: completion.png"
@@ -174,9 +174,11 @@ def _posterior(text: str) -> Posterior:
     choice = types.posterior(text)
     if choice.family == "householder":
         return posteriors.householder(num_reflections=choice.reflections)
-    if choice.family == "mean_field":
-        return posteriors.mean_field()
-    return posteriors.prior() if choice.family == "prior" else posteriors.gauss_newton()
+    others = {
+        "gauss_newton": posteriors.gauss_newton, "prior": posteriors.prior, "mean_field": posteriors.mean_field,
+        "full_rank": posteriors.full_rank,
+    }  # fmt: skip
+    return others[choice.family]()
 
 
 def _report(options: argparse.Namespace, rescue: Path, task: Task, completion: Completion, model: Model, say: Any) -> int:

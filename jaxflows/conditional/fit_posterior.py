@@ -167,9 +167,9 @@ def begin(
 
 
 @functools.cache
-def _default_optimizer(steps: int) -> optax.GradientTransformation:
-    """The same object for the same steps: it is static under ``jit``."""
-    return optax.adam(optax.cosine_decay_schedule(3e-2, -(-steps // CHUNK) * CHUNK))
+def _default_optimizer(learning_rate: float, steps: int) -> optax.GradientTransformation:
+    """The same object for the same arguments: it is static under ``jit``."""
+    return optax.adam(optax.cosine_decay_schedule(learning_rate, -(-steps // CHUNK) * CHUNK))
 
 
 def fit_posterior(
@@ -201,7 +201,8 @@ def fit_posterior(
         observations: a batch, every leaf with a leading axis (``jax.vmap(jf.observe.mask)(masks)``), or ONE observation.
         y_observed: (rows, *event), or (*event,) for one.
         posterior: a family of `jaxflows.posteriors`; ``householder(num_reflections=20)`` when None.
-        optimizer: an optax transformation; Adam, its rate falling from 3e-2 to 0 by a cosine over ``steps``, when None.
+        optimizer: an optax transformation; Adam, its rate falling from the family's own (``posterior.learning_rate``) to 0 by
+            a cosine over ``steps``, when None.
         steps: gradient steps, rounded up to a multiple of 20.
         num_samples: draws per row and step.
         estimator: 'nlade', 'clade' or 'exact', or one made by its factory in `jaxflows.conditional.elbo`.
@@ -224,7 +225,7 @@ def fit_posterior(
         estimator's. An interrupt (Ctrl-C) ends the fit early and returns what it has reached.
     """
     posterior = householder() if posterior is None else posterior
-    optimizer = _default_optimizer(steps) if optimizer is None else optimizer
+    optimizer = _default_optimizer(posterior.learning_rate, steps) if optimizer is None else optimizer
     check_partition(partition)
     chosen = gradient_estimator(estimator)
     if steps < 1 or num_samples < 1 or bound_samples < 2:

@@ -1,4 +1,4 @@
-"""Variational posteriors q(x_hidden): the Gauss-Newton Gaussian, mean field, and Householder (IVCNF Sec. 3.5, Eq. 11).
+"""Variational posteriors q(x_hidden): Gauss-Newton, mean field, Householder (IVCNF Sec. 3.5, Eq. 11) and full rank.
 
 Every posterior is written in the coordinates eta of a `Reference`, x_free = mean + scale eta:
 
@@ -35,6 +35,8 @@ class Posterior(NamedTuple):
         init: ``(key, size) -> theta``, giving eta ~ N(0, I).
         transform: ``(theta, used, eps) -> eta``.
         log_prob: ``(theta, used, eta) -> log q(eta)``.
+        learning_rate: of Adam, which moves every entry of theta by about as much a step: the more entries stand behind one of
+            eta, the smaller.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Posterior(NamedTuple):
     init: Callable[[jax.Array, int], Any]
     transform: Callable[[Any, jax.Array, jax.Array], jax.Array]
     log_prob: Callable[[Any, jax.Array, jax.Array], jax.Array]
+    learning_rate: float = 3e-2
 
 
 def reference(
@@ -130,3 +133,33 @@ def householder(*, num_reflections: int = 20, start: str = "gauss_newton") -> Po
         return hidden_normal_log_prob(used, eps) - jnp.sum(jnp.where(used, theta["log_sigma"], 0.0))
 
     return Posterior(f"householder({num_reflections})", start, init, transform, log_prob)
+
+
+@factory
+def full_rank(*, start: str = "gauss_newton") -> Posterior:
+    """eta = mu + L eps, L lower triangular with a positive diagonal: any Gaussian (Kucukelbir et al. 2017, full-rank ADVI).
+
+    Args:
+        start: 'gauss_newton' or 'prior'.
+
+    Cost: K^2 numbers a row and K^2 multiplications a sample, small beside the solve.
+    """
+    _check_start(start)
+
+    def init(key: jax.Array, size: int) -> Any:
+        del key
+        return {"mu": jnp.zeros(size), "log_diagonal": jnp.zeros(size), "lower": jnp.zeros((size, size))}
+
+    def factor(theta: Any, used: jax.Array) -> jax.Array:
+        lower = jnp.where(used[:, None] & used, jnp.tril(theta["lower"], -1), 0.0)
+        return lower + jnp.diag(jnp.where(used, jnp.exp(theta["log_diagonal"]), 1.0))
+
+    def transform(theta: Any, used: jax.Array, eps: jax.Array) -> jax.Array:
+        return jnp.where(used, theta["mu"] + factor(theta, used) @ eps, 0.0)
+
+    def log_prob(theta: Any, used: jax.Array, eta: jax.Array) -> jax.Array:
+        centred = jnp.where(used, eta - theta["mu"], 0.0)
+        eps = jax.scipy.linalg.solve_triangular(factor(theta, used), centred, lower=True)
+        return hidden_normal_log_prob(used, eps) - jnp.sum(jnp.where(used, theta["log_diagonal"], 0.0))
+
+    return Posterior("full_rank", start, init, transform, log_prob, learning_rate=5e-3)

@@ -28,7 +28,10 @@ def message(capsys, *arguments):
         (("complete", "--samples", "0"), "argument --samples: expected a whole number >= 1; got '0'"),
         (("complete", "--samples", "many"), "argument --samples: expected a whole number >= 1; got 'many'"),
         (("complete", "--seed", "-1"), "argument --seed: expected a whole number >= 0; got '-1'"),
-        (("complete", "--posterior", "flow"), "argument --posterior: expected gauss_newton, mean_field, householder:N"),
+        (
+            ("complete", "--posterior", "flow"),
+            "argument --posterior: expected gauss_newton, mean_field, full_rank, householder:N",
+        ),
         (("complete", "--posterior", "prior:3"), "argument --posterior: expected gauss_newton, mean_field"),
         (("complete", "--rows", "a:b"), "argument --rows: expected rows as BEGIN:END or one row's number; got 'a:b'"),
         (("complete", "--scale", "0"), "argument --scale: expected a number > 0; got '0'"),

@@ -63,6 +63,7 @@ FAMILIES = [
     posteriors.mean_field(),
     posteriors.householder(num_reflections=3),
     posteriors.householder(num_reflections=3, start="prior"),
+    posteriors.full_rank(),
 ]
 
 
