@@ -6,8 +6,8 @@
 
 Flows of the 8x8 digits of UCI (d = 64, pixels / 16 plus N(0, 0.05^2)), each trained for a few minutes on two cores and kept in
 runs/families/. Rows are held-out digits, 8 an observation with 16 draws each: 128 constraint problems from the posterior.
-Explicit families have a Householder posterior fitted from the automatic partition, the others the Gauss-Newton posterior,
-which needs no fit; ``rows_of_partition`` says how many rows took which. Rows 'same' of explicit families are the paper's
+Coupling families have a Householder posterior fitted from the automatic partition, the others the Gauss-Newton posterior,
+which needs no fit; ``rows_of_partition`` says how many rows took which. Rows 'same' of coupling families are the paper's
 pairing with the prior as q. ``block_evaluations_median`` is over rows, a draw, with the reference's and the fallbacks'.
 """
 
@@ -37,10 +37,11 @@ SHIPPED = Path(__file__).parents[1] / "jaxflows" / "data" / "models" / "digits_r
 
 
 class Family(NamedTuple):
-    """A flow on 64 entries and how long it is trained."""
+    """A flow on 64 entries, how long it is trained, and whether it is made of couplings."""
 
     make: Callable[[], Flow]
     epochs: int
+    coupling: bool = False
 
 
 FAMILIES = {
@@ -51,9 +52,9 @@ FAMILIES = {
     "planar": Family(lambda: flows.planar(event_shape=(64,), blocks=32), 100),
     "radial": Family(lambda: flows.radial(event_shape=(64,), blocks=16), 100),
     "sylvester": Family(lambda: flows.sylvester(event_shape=(64,), blocks=8), 100),
-    "realnvp": Family(lambda: flows.realnvp(event_shape=(64,)), 100),
-    "nice": Family(lambda: flows.nice(event_shape=(64,)), 100),
-    "neural_spline": Family(lambda: flows.neural_spline(event_shape=(64,)), 60),
+    "realnvp": Family(lambda: flows.realnvp(event_shape=(64,)), 100, coupling=True),
+    "nice": Family(lambda: flows.nice(event_shape=(64,)), 100, coupling=True),
+    "neural_spline": Family(lambda: flows.neural_spline(event_shape=(64,)), 60, coupling=True),
 }
 
 
@@ -91,9 +92,10 @@ def _pooling() -> measurements.LinearMeasurement:
 
 
 def rows_of(name: str, flow: Flow, params: Any, count: int, fit_steps: int) -> Iterator[Row]:
-    """Every observation, with the automatic partition; for explicit families also the paper's pairing from the prior."""
-    fitted = posteriors.householder() if flow.bijector.explicit else posteriors.gauss_newton()
-    settings = [("auto", fitted)] + ([("same", posteriors.prior())] if flow.bijector.explicit else [])
+    """Every observation, with the automatic partition; for coupling families also the paper's pairing from the prior."""
+    settings = [("auto", posteriors.gauss_newton())]
+    if FAMILIES[name].coupling:
+        settings = [("auto", posteriors.householder()), ("same", posteriors.prior())]
     for observation, rows, observed in problems(count):
         for partition, posterior in settings:
             done = complete(
