@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxflows import flows
+from jaxflows import adapters, flows
 from jaxflows.log_det.estimators import exact
 
 # clipswish(t) and clipswish(-t) differ by exactly this multiple of t, which makes a residual block linear
@@ -86,3 +86,31 @@ def plane_flow(seed: int, *, steps: int = 1500) -> tuple[flows.Flow, Any]:
         return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))[0][0]
 
     return flow, train(params)
+
+
+def matrix_flow(size: int, seed: int) -> tuple[flows.Flow, Any]:
+    """An affine flow explicit both ways, y = mean + M x with a well-conditioned random M: cheap for methods of many steps."""
+    rng = np.random.default_rng(seed)
+    rotations = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2)]
+    matrix = rotations[0] * np.linspace(0.6, 1.4, size) @ rotations[1]
+    arrays = {"mean": 0.5 * rng.standard_normal(size), "matrix": matrix, "inverse": np.linalg.inv(matrix)}
+    volume = float(np.linalg.slogdet(matrix)[1])
+    return adapters.from_functions(
+        event_shape=(size,),
+        encode=lambda p, y: p["inverse"] @ (y - p["mean"]),
+        decode=lambda p, x: p["mean"] + p["matrix"] @ x,
+        log_det=lambda p, y: jnp.full((), -volume, y.dtype),
+        params={name: jnp.asarray(value, jnp.result_type(float)) for name, value in arrays.items()},
+    )
+
+
+def measured_of(
+    mean: np.ndarray, covariance: np.ndarray, matrix: np.ndarray, sigma: Any, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean, covariance and log-evidence log p(b) of y ~ N(mean, covariance) given b = A y + sigma e; sigma may be 0."""
+    noise = np.diag(np.broadcast_to(np.asarray(sigma, float), matrix.shape[:1]) ** 2)
+    spread = matrix @ covariance @ matrix.T + noise
+    gain = np.linalg.solve(spread, matrix @ covariance).T
+    gap = values - matrix @ mean
+    evidence = -0.5 * gap @ np.linalg.solve(spread, gap) - 0.5 * np.linalg.slogdet(2 * np.pi * spread)[1]
+    return mean + gain @ gap, covariance - gain @ matrix @ covariance, float(evidence)
