@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -37,11 +38,11 @@ def linear_flow(size: int, seed: int, *, blocks: int = 3, coeff: float = 0.3) ->
 
 
 def gaussian_of(flow: flows.Flow, params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) of an affine flow's events, in float64."""
+    """Mean (d,) and covariance (d, d) of an affine flow's flattened events, in float64."""
     zero = jnp.zeros(flow.event_shape)
     jacobian = np.asarray(jax.jacfwd(functools.partial(flow.encode, params))(zero), np.float64)
-    inverse = np.linalg.inv(jacobian)
-    return -inverse @ np.asarray(flow.encode(params, zero), np.float64), inverse @ inverse.T
+    inverse = np.linalg.inv(jacobian.reshape(flow.size, flow.size))
+    return -inverse @ np.asarray(flow.encode(params, zero), np.float64).reshape(-1), inverse @ inverse.T
 
 
 def conditional_of(
@@ -88,17 +89,18 @@ def plane_flow(seed: int, *, steps: int = 1500) -> tuple[flows.Flow, Any]:
     return flow, train(params)
 
 
-def matrix_flow(size: int, seed: int) -> tuple[flows.Flow, Any]:
+def matrix_flow(event_shape: tuple[int, ...], seed: int) -> tuple[flows.Flow, Any]:
     """An affine flow explicit both ways, y = mean + M x with a well-conditioned random M: cheap for methods of many steps."""
+    size = math.prod(event_shape)
     rng = np.random.default_rng(seed)
     rotations = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2)]
     matrix = rotations[0] * np.linspace(0.6, 1.4, size) @ rotations[1]
     arrays = {"mean": 0.5 * rng.standard_normal(size), "matrix": matrix, "inverse": np.linalg.inv(matrix)}
     volume = float(np.linalg.slogdet(matrix)[1])
     return adapters.from_functions(
-        event_shape=(size,),
-        encode=lambda p, y: p["inverse"] @ (y - p["mean"]),
-        decode=lambda p, x: p["mean"] + p["matrix"] @ x,
+        event_shape=event_shape,
+        encode=lambda p, y: (p["inverse"] @ (y.reshape(-1) - p["mean"])).reshape(event_shape),
+        decode=lambda p, x: (p["mean"] + p["matrix"] @ x.reshape(-1)).reshape(event_shape),
         log_det=lambda p, y: jnp.full((), -volume, y.dtype),
         params={name: jnp.asarray(value, jnp.result_type(float)) for name, value in arrays.items()},
     )

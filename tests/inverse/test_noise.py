@@ -76,7 +76,7 @@ def test_readings_at_a_limit_have_the_mass_beyond_it():
 
 
 def test_a_flow_can_be_the_noise():
-    flow, params = matrix_flow(2, seed=0)
+    flow, params = matrix_flow((2,), seed=0)
     model = noise.of_flow(flow, params)
     b, clean = jnp.array([0.3, -0.4]), jnp.array([0.1, 0.2])
     meant = scipy.stats.multivariate_normal(*gaussian_of(flow, params)).logpdf(np.asarray(b - clean))
