@@ -21,7 +21,7 @@ conditions complete       samples, mean and diagnostics of the missing part, row
            posteriors     families of posteriors on the free latents
            fit_posterior  fit one of them by its variational bound
            solvers        the constraint solvers behind ``solve``
-inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of a dozen methods
+inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of eleven methods
            inverse        noisy measurements, noise models and the methods
 results    data           reading files, shipped digits, named masks
            metrics        scores of completions and the Gaussian baseline
