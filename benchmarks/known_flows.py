@@ -89,12 +89,18 @@ def plane_flow(seed: int, *, steps: int = 1500) -> tuple[flows.Flow, Any]:
     return flow, train(params)
 
 
-def matrix_flow(event_shape: tuple[int, ...], seed: int) -> tuple[flows.Flow, Any]:
-    """An affine flow explicit both ways, y = mean + M x with a well-conditioned random M: cheap for methods of many steps."""
+def matrix_flow(event_shape: tuple[int, ...], seed: int, *, spread: tuple[float, float] = (0.6, 1.4)) -> tuple[flows.Flow, Any]:
+    """An affine flow explicit both ways, y = mean + M x with a random M: cheap for methods of many steps.
+
+    Args:
+        event_shape: any shape.
+        seed: of M and the mean.
+        spread: least and largest singular value of M; the further apart, the more the entries of an event tell of each other.
+    """
     size = math.prod(event_shape)
     rng = np.random.default_rng(seed)
     rotations = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2)]
-    matrix = rotations[0] * np.linspace(0.6, 1.4, size) @ rotations[1]
+    matrix = rotations[0] * np.linspace(*spread, size) @ rotations[1]
     arrays = {"mean": 0.5 * rng.standard_normal(size), "matrix": matrix, "inverse": np.linalg.inv(matrix)}
     volume = float(np.linalg.slogdet(matrix)[1])
     return adapters.from_functions(

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of, plane_flow
-from benchmarks.known_posteriors import SHAPE, SIGMA, by_quadrature, operators, plane_readings
+from benchmarks.known_posteriors import SHAPE, SIGMA, SPREAD, by_quadrature, operators, plane_readings
 from benchmarks.results_file import RESULTS, write_results
 from jaxflows import inverse
 from jaxflows.flows import Flow
@@ -58,13 +58,14 @@ def bounds_of(log_weights: np.ndarray, log_evidence: float) -> Row:
 
 def problems(quick: bool) -> Iterator[tuple[str, Flow, Any, NoisyMeasurement, float]]:
     """Flows, readings and the logarithm of their evidence."""
-    flow, params = matrix_flow(SHAPE, seed=0)
+    flow, params = matrix_flow(SHAPE, seed=0, spread=SPREAD)
+    moments = gaussian_of(flow, params)
     for name in ("entries", "gaussian", "average pooling"):
         operator = operators()[name]
         matrix = operator_matrix(operator).astype(float)
-        values = matrix @ np.random.default_rng(1).standard_normal(flow.size)
+        values = matrix @ np.random.default_rng(1).multivariate_normal(*moments)
         reading = noisy_measurement(operator, values, noise=inverse.noise.gaussian(SIGMA))
-        known = measured_of(*gaussian_of(flow, params), matrix, SIGMA, np.asarray(reading.values, float))
+        known = measured_of(*moments, matrix, SIGMA, np.asarray(reading.values, float))
         yield f"linear, {name}", flow, params, reading, known[2]
     bent, bent_params = plane_flow(0, steps=200 if quick else 1500)
     reading = plane_readings()["linear"]
