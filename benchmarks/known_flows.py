@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxflows import flows
+from jaxflows import adapters, flows
 from jaxflows.log_det.estimators import exact
 
 # clipswish(t) and clipswish(-t) differ by exactly this multiple of t, which makes a residual block linear
@@ -37,11 +38,11 @@ def linear_flow(size: int, seed: int, *, blocks: int = 3, coeff: float = 0.3) ->
 
 
 def gaussian_of(flow: flows.Flow, params: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (d,) and covariance (d, d) of an affine flow's events, in float64."""
+    """Mean (d,) and covariance (d, d) of an affine flow's flattened events, in float64."""
     zero = jnp.zeros(flow.event_shape)
     jacobian = np.asarray(jax.jacfwd(functools.partial(flow.encode, params))(zero), np.float64)
-    inverse = np.linalg.inv(jacobian)
-    return -inverse @ np.asarray(flow.encode(params, zero), np.float64), inverse @ inverse.T
+    inverse = np.linalg.inv(jacobian.reshape(flow.size, flow.size))
+    return -inverse @ np.asarray(flow.encode(params, zero), np.float64).reshape(-1), inverse @ inverse.T
 
 
 def conditional_of(
@@ -86,3 +87,38 @@ def plane_flow(seed: int, *, steps: int = 1500) -> tuple[flows.Flow, Any]:
         return jax.lax.scan(step, (params, optimizer.init(params)), jax.random.split(key, steps))[0][0]
 
     return flow, train(params)
+
+
+def matrix_flow(event_shape: tuple[int, ...], seed: int, *, spread: tuple[float, float] = (0.6, 1.4)) -> tuple[flows.Flow, Any]:
+    """An affine flow explicit both ways, y = mean + M x with a random M: cheap for methods of many steps.
+
+    Args:
+        event_shape: any shape.
+        seed: of M and the mean.
+        spread: least and largest singular value of M; the further apart, the more the entries of an event tell of each other.
+    """
+    size = math.prod(event_shape)
+    rng = np.random.default_rng(seed)
+    rotations = [np.linalg.qr(rng.standard_normal((size, size)))[0] for _ in range(2)]
+    matrix = rotations[0] * np.linspace(*spread, size) @ rotations[1]
+    arrays = {"mean": 0.5 * rng.standard_normal(size), "matrix": matrix, "inverse": np.linalg.inv(matrix)}
+    volume = float(np.linalg.slogdet(matrix)[1])
+    return adapters.from_functions(
+        event_shape=event_shape,
+        encode=lambda p, y: (p["inverse"] @ (y.reshape(-1) - p["mean"])).reshape(event_shape),
+        decode=lambda p, x: (p["mean"] + p["matrix"] @ x.reshape(-1)).reshape(event_shape),
+        log_det=lambda p, y: jnp.full((), -volume, y.dtype),
+        params={name: jnp.asarray(value, jnp.result_type(float)) for name, value in arrays.items()},
+    )
+
+
+def measured_of(
+    mean: np.ndarray, covariance: np.ndarray, matrix: np.ndarray, sigma: Any, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """Mean, covariance and log-evidence log p(b) of y ~ N(mean, covariance) given b = A y + sigma e; sigma may be 0."""
+    noise = np.diag(np.broadcast_to(np.asarray(sigma, float), matrix.shape[:1]) ** 2)
+    spread = matrix @ covariance @ matrix.T + noise
+    gain = np.linalg.solve(spread, matrix @ covariance).T
+    gap = values - matrix @ mean
+    evidence = -0.5 * gap @ np.linalg.solve(spread, gap) - 0.5 * np.linalg.slogdet(2 * np.pi * spread)[1]
+    return mean + gain @ gap, covariance - gain @ matrix @ covariance, float(evidence)

@@ -236,6 +236,18 @@ def compile_time(results: Path) -> str:
     return table(read_rows("compile_time", results), columns, "compile_time")
 
 
+def known_posteriors(results: Path) -> str:
+    """Sampling methods where the posterior is known."""
+    columns = [
+        ("case", text("case")), ("measurement", text("measurement")), ("noise", text("noise")), ("method", text("method")),
+        ("error of the mean, deviations", number("error_mean", ".3f")), ("in standard errors", number("z_mean", ".1f")),
+        ("error of the covariance, relative", number("error_covariance", ".3f")),
+        ("in standard errors", number("z_covariance", ".1f")), ("misfit", number("misfit", ".2g")),
+        ("evaluations a sample", number("evaluations_per_sample", ".3g")),
+    ]  # fmt: skip
+    return table(read_rows("known_posteriors", results), columns, "known_posteriors")
+
+
 def hardness(results: Path) -> str:
     """Conditioning on the formulas of the hardness proof, a line a kind and size, means over the seeds."""
     rows, lines = read_rows("sat_hardness", results), []
@@ -272,6 +284,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "exactness": exactness,
     "families": families,
     "float64": float64,
+    "known_posteriors": known_posteriors,
     "hardness": hardness,
     "pairings": pairings,
     "mnist_density": densities("train_mnist_flow"),

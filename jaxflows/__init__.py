@@ -15,12 +15,14 @@ training   fit            maximum likelihood on complete data
 models     save, load     one file a model, no code in it
 conditions complete       samples, mean and diagnostics of the missing part, row by row
            observe        ``observe.mask`` and ``observe.linear``
-           measurements   random projections, pooling, grey-scale, blur, cosine and Fourier transforms
+           measurements   entries, random projections, pooling, grey-scale, blur, cosine and Fourier transforms
            Observation    what was measured, as an orthogonal projector
            solve          one completion for given free latents, differentiable
            posteriors     families of posteriors on the free latents
            fit_posterior  fit one of them by its variational bound
            solvers        the constraint solvers behind ``solve``
+inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of eleven methods
+           inverse        noisy measurements, noise models and the methods
 results    data           reading files, shipped digits, named masks
            metrics        scores of completions and the Gaussian baseline
            plotting       pictures of completions
@@ -35,13 +37,14 @@ from typing import TYPE_CHECKING, Any
 from jaxflows.version import __version__
 
 if TYPE_CHECKING:
-    from jaxflows import adapters, bijectors, data, flows, log_det, measurements, metrics, plotting, solvers
+    from jaxflows import adapters, bijectors, data, flows, inverse, log_det, measurements, metrics, plotting, solvers
     from jaxflows import observation as observe
     from jaxflows.conditional import posteriors
     from jaxflows.conditional.complete import complete
     from jaxflows.conditional.constraint import solve
     from jaxflows.conditional.fit_posterior import fit_posterior
     from jaxflows.flows import Flow
+    from jaxflows.inverse.infer import infer
     from jaxflows.observation import Observation
     from jaxflows.persistence import load, save
     from jaxflows.training.fit import fit
@@ -57,6 +60,8 @@ __all__ = [
     "fit",
     "fit_posterior",
     "flows",
+    "infer",
+    "inverse",
     "load",
     "log_det",
     "measurements",
@@ -80,6 +85,8 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "fit": ("jaxflows.training.fit", "fit"),
     "fit_posterior": ("jaxflows.conditional.fit_posterior", "fit_posterior"),
     "flows": ("jaxflows.flows", None),
+    "infer": ("jaxflows.inverse.infer", "infer"),
+    "inverse": ("jaxflows.inverse", None),
     "load": ("jaxflows.persistence", "load"),
     "log_det": ("jaxflows.log_det", None),
     "measurements": ("jaxflows.measurements", None),

@@ -10,15 +10,40 @@ Cost: one QR factorisation of a d x d basis; then 4 d m multiplications a projec
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
-from jaxflows.observation import LinearMeasurement, linear
+from jaxflows.observation import LinearMeasurement, linear, mask
 
 # luminance of linear RGB (ITU-R BT.709)
 LUMINANCE = (0.2126, 0.7152, 0.0722)
+
+
+def entries(observed: Any) -> LinearMeasurement:
+    """Inpainting: the entries where ``observed`` is True, in the order of the flattened event, with no factorisation at all.
+
+    Args:
+        observed: boolean, event-shaped, at least one entry True.
+    """
+    seen = np.asarray(observed)
+    observation = mask(seen)
+    positions = np.flatnonzero(seen)
+    if not positions.size:
+        raise ValueError("expected at least one observed entry; got none")
+    places = jnp.asarray(positions, jnp.int32)
+    return LinearMeasurement(observation, Partial(_scatter, observation.observed, places), Partial(_gather, places))
+
+
+def _gather(places: jax.Array, y: jax.Array) -> jax.Array:
+    return y.reshape(-1)[places]
+
+
+def _scatter(event_like: jax.Array, places: jax.Array, b: jax.Array) -> jax.Array:
+    return jnp.zeros(event_like.size, b.dtype).at[places].set(b).reshape(event_like.shape)
 
 
 def gaussian(event_shape: tuple[int, ...], count: int, *, seed: int = 0) -> LinearMeasurement:

@@ -120,6 +120,11 @@ def mask(observed: Any) -> Observation:
     )
 
 
+def is_mask(observation: Observation) -> bool:
+    """Whether it observes entries of the event itself, rather than of a rotation of it."""
+    return observation.to_coordinates.func is _identity
+
+
 class LinearMeasurement(NamedTuple):
     """A full-row-rank linear measurement b = A y, factorised once.
 

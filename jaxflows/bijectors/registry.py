@@ -19,6 +19,7 @@ FAMILIES = {
     "actnorm": "actnorm",
     "additive_coupling": "coupling",
     "affine_coupling": "coupling",
+    "beside": "beside",
     "chain": "chain",
     "continuous": "continuous",
     "conv1x1": "conv1x1",

@@ -83,7 +83,7 @@ def training_step(
         if schedule is not None:
             rate = schedule(position)
             updates = jax.tree.map(lambda u: (-rate * u).astype(u.dtype), updates)
-        raw = optax.apply_updates(_renew(state.raw, params), updates)
+        raw = optax.apply_updates(renewed(state.raw, params), updates)
         keep = jnp.minimum(ema_decay, (1.0 + number) / (10.0 + number))
         average = optax.incremental_update(params, state.average, 1.0 - keep)
         return TrainState(raw, memory, average, state.best), value
@@ -91,7 +91,7 @@ def training_step(
     return jax.jit(step, donate_argnums=0)
 
 
-def _renew(raw: Params, params: Params) -> Params:
+def renewed(raw: Params, params: Params) -> Params:
     """``raw`` with the power-iteration vectors, named "top" throughout, that the projection renewed."""
 
     def choose(path: Any, ours: jax.Array, theirs: jax.Array) -> jax.Array:

@@ -1,0 +1,201 @@
+"""Every sampling method of `jaxflows.infer` where the posterior is known: in closed form, and by quadrature in the plane.
+
+    python -m benchmarks.known_posteriors            # some minutes on two cores
+    python -m benchmarks.known_posteriors --quick    # two measurements, few samples; nothing written to results/
+
+Cases: (a) 'linear': an affine flow of 2 x 2 x 3 events under every named linear measurement, without and with Gaussian noise;
+(b) 'plane': a bent 2-D flow under a linear and a non-linear measurement with noise. Samples are standardised by the exact
+posterior, and the moments of what results are compared with 0 and the identity, the largest deviation of any entry counting:
+`error_mean` in posterior standard deviations, `error_covariance` relative, and both in their own standard errors. Samples of
+the constraint method are weighted, those of others count alike. Without noise what the measurement left free is compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of, plane_flow
+from benchmarks.results_file import RESULTS, write_results
+from jaxflows import inverse, measurements
+from jaxflows.flows import Flow
+from jaxflows.inverse.infer import Inference, infer
+from jaxflows.inverse.method import Method
+from jaxflows.inverse.noise_extension import operator_matrix
+from jaxflows.inverse.noisy_measurements import NoisyMeasurement, log_likelihood, noisy_measurement
+from jaxflows.observation import LinearMeasurement, linear
+
+Row = dict[str, Any]
+
+SHAPE = (2, 2, 3)
+SIGMA = 0.2
+# entries that tell of each other: a method that never leaves the prior must show
+SPREAD = (0.1, 3.0)
+OBSERVED = np.arange(12).reshape(SHAPE) % 3 == 0
+# the methods beside ours run under these alone: what they do is the same under the others
+COMPARED = ("entries", "gaussian")
+
+
+class Known(NamedTuple):
+    """A posterior whose moments are known, on flattened events.
+
+    Attributes:
+        mean: (d,).
+        covariance: (d, d), singular where a measurement without noise leaves nothing free.
+        log_evidence: log p(b) in nats.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
+    log_evidence: float
+
+
+def operators() -> dict[str, LinearMeasurement]:
+    """Every named linear measurement of the small events."""
+    return {
+        "entries": measurements.entries(OBSERVED),
+        "gaussian": measurements.gaussian(SHAPE, 5),
+        "average pooling": measurements.average_pooling(SHAPE, 2),
+        "grey scale": measurements.grey_scale(SHAPE),
+        "blur": measurements.blur(SHAPE, 1.0),
+        "cosine": measurements.cosine(SHAPE, 2),
+        "fourier": measurements.fourier(SHAPE, 0.5),
+    }
+
+
+def sampling_methods(quick: bool, exact: bool) -> list[Method]:
+    """The methods that draw samples beside ours, with the published settings of the published ones."""
+    few = 4 if quick else 1
+    methods = [
+        inverse.langevin(steps=1000 // few),
+        inverse.mala(warm_up=2000 // few, steps=2000 // few),
+        inverse.nuts(warm_up=500, steps=50 // few),
+        inverse.pregenerator(steps=1000 // few, learning_rate=5e-3),
+        inverse.ambient(steps=1000 // few, learning_rate=5e-3),
+    ]
+    return [*methods, inverse.plmcmc(steps=2000 // few)] if exact else methods
+
+
+def standardised_errors(known: Known, samples: np.ndarray, log_weights: np.ndarray) -> Row:
+    """Errors of the first two moments on the directions in which the posterior has any spread.
+
+    Args:
+        known: the posterior.
+        samples: (S, *event).
+        log_weights: (S,).
+    """
+    values, vectors = np.linalg.eigh(known.covariance)
+    free = values > 1e-8 * values.max()
+    flat = np.asarray(samples, float).reshape(len(samples), -1)
+    standard = (flat - known.mean) @ vectors[:, free] / np.sqrt(values[free])
+    weights = np.exp(np.asarray(log_weights, float) - np.max(log_weights))
+    weights /= weights.sum()
+    products = (standard[:, :, None] * standard[:, None, :] - np.eye(free.sum())).reshape(len(standard), -1)
+    row = {}
+    for name, terms in (("mean", standard), ("covariance", products)):
+        error = weights @ terms
+        deviation = np.sqrt(weights**2 @ (terms - error) ** 2)
+        row |= {f"error_{name}": float(np.abs(error).max()), f"z_{name}": float(np.max(np.abs(error) / deviation))}
+    return row
+
+
+def judged(case: str, measurement: str, noise: str, known: Known, found: Inference) -> Row:
+    """The row of one run."""
+    weights = np.asarray(found.log_weights, float)
+    share = np.exp(weights - weights.max())
+    counted = weights if found.method == "constraint" else np.zeros_like(weights)
+    return {
+        "case": case, "measurement": measurement, "noise": noise, "method": found.method,
+        **standardised_errors(known, np.asarray(found.samples), counted),
+        "misfit": float(jnp.sqrt(jnp.mean(found.misfit**2))), "log_evidence": known.log_evidence, "bound": found.bound,
+        "ess_fraction": float(share.sum() ** 2 / (share**2).sum() / len(share)),
+        "evaluations_per_sample": found.evaluations / len(weights), "samples": len(weights), "seconds": found.seconds,
+        "notes": "; ".join(found.notes),
+    }  # fmt: skip
+
+
+def linear_rows(quick: bool) -> list[Row]:
+    """An affine flow: our method under every measurement, the others under `COMPARED`."""
+    flow, params = matrix_flow(SHAPE, seed=0, spread=SPREAD)
+    moments = gaussian_of(flow, params)
+    draws, rows = (500 if quick else 2000), []
+    for name, operator in operators().items():
+        if quick and name not in COMPARED:
+            continue
+        matrix = operator_matrix(operator).astype(float)
+        values = matrix @ np.random.default_rng(1).multivariate_normal(*moments)
+        for noise, sigma in (("none", 0.0), (f"gaussian {SIGMA}", SIGMA)):
+            model = inverse.noise.gaussian(sigma) if sigma else inverse.noise.none()
+            reading = noisy_measurement(operator, values, noise=model)
+            known = Known(*measured_of(*moments, matrix, sigma, np.asarray(reading.values, float)))
+            methods = [inverse.constraint()]
+            if name in COMPARED:
+                methods += sampling_methods(quick, exact=name == "entries" and not sigma)
+            rows += _run("linear", name, noise, known, methods, flow, params, reading, draws)
+    return rows
+
+
+def by_quadrature(flow: Flow, params: Any, reading: NoisyMeasurement, points: int) -> Known:
+    """Moments and evidence of a posterior in the plane, on an even grid."""
+    side = np.linspace(-6.0, 6.5, points)
+    grid = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
+    log_joint = jax.jit(jax.vmap(lambda y: flow.log_prob(params, y) + log_likelihood(reading, 1.0, y)))
+    values = np.concatenate([np.asarray(log_joint(part), float) for part in jnp.asarray(grid).reshape(points, points, 2)])
+    top = values.max()
+    chances = np.exp(values - top)
+    log_evidence = top + np.log(chances.sum() * (side[1] - side[0]) ** 2)
+    chances /= chances.sum()
+    mean = chances @ grid
+    return Known(mean, (grid - mean).T @ ((grid - mean) * chances[:, None]), float(log_evidence))
+
+
+def plane_readings() -> dict[str, NoisyMeasurement]:
+    """Two measurements of an event in the plane: one linear, one of its distance from the origin."""
+    noise = inverse.noise.gaussian(0.3)
+    return {
+        "linear": noisy_measurement(linear(np.array([[0.6, 0.8]])), [0.5], noise=noise),
+        "distance": noisy_measurement(lambda y: jnp.sqrt(jnp.sum(y**2, keepdims=True) + 1e-12), [1.0], noise=noise),
+    }
+
+
+def plane_rows(quick: bool) -> list[Row]:
+    """A bent flow in the plane: residual, so that a decode is a solve."""
+    flow, params = plane_flow(0, steps=200 if quick else 1500)
+    rows, draws = [], 200 if quick else 1000
+    for name, reading in plane_readings().items():
+        known = by_quadrature(flow, params, reading, 101 if quick else 401)
+        methods = [inverse.mala(warm_up=50 if quick else 200, steps=50 if quick else 300)]
+        if reading.linear is not None:
+            methods = [inverse.constraint(), *methods]
+        rows += _run("plane", name, "gaussian 0.3", known, methods, flow, params, reading, draws)
+    return rows
+
+
+def _run(
+    case: str, measurement: str, noise: str, known: Known, methods: list[Method], flow: Flow, params: Any,
+    reading: NoisyMeasurement, draws: int,
+) -> list[Row]:  # fmt: skip
+    rows = []
+    for method in methods:
+        found = infer(jax.random.key(0), flow, params, reading, method=method, num_samples=draws)
+        rows.append(judged(case, measurement, noise, known, found))
+        print({key: rows[-1][key] for key in ("case", "measurement", "noise", "method", "z_mean", "z_covariance")}, flush=True)
+    return rows
+
+
+def main() -> None:
+    """Run all cases and write results/known_posteriors.json."""
+    parser = argparse.ArgumentParser(prog="benchmarks.known_posteriors", description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes; writes to runs/ in place of results/")
+    options = parser.parse_args()
+    rows = linear_rows(options.quick) + plane_rows(options.quick)
+    write_results("known_posteriors", rows, seeds=[0, 1], directory=Path("runs") if options.quick else RESULTS)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,306 @@
+"""One call, one result: what every method returns, and who is turned away before any work."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of
+from jaxflows import adapters, flows, inverse, observe
+from jaxflows.bijectors.actnorm import actnorm
+from jaxflows.inverse import infer as table
+from jaxflows.inverse import noise
+from jaxflows.inverse.infer import infer
+from jaxflows.inverse.langevin_method import _adjusted_chains
+from jaxflows.measurements import entries
+
+KEY = jax.random.key(0)
+MATRIX = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]])
+VALUES = np.array([0.7, -0.4])
+SIGMA = np.array([0.5, 0.3])
+
+# every method of the table, its options small
+SMALL = {
+    "ambient": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2},
+    "asim": {"steps": 20},
+    "constraint": {},
+    "csgm": {"steps": 600, "learning_rate": 0.05},
+    "hmc": {"warm_up": 200, "steps": 20, "leapfrogs": 8},
+    "langevin": {"steps": 300, "step_size": 0.02},
+    "mala": {"warm_up": 200, "steps": 200},
+    "map": {"steps": 400},
+    "nuts": {"warm_up": 200, "steps": 20},
+    "plmcmc": {"steps": 400, "sigma_a": 0.3, "sigma_p": 0.3},
+    "pregenerator": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2},
+}
+SAMPLERS = ("constraint", "hmc", "mala", "nuts")
+POINTS = {"asim": 1, "csgm": 3, "map": 3}
+
+
+def problem():
+    return matrix_flow((3,), seed=0)
+
+
+def reading(name):
+    if name == "plmcmc":
+        return inverse.noisy_measurement(entries(np.array([True, False, False])), VALUES[:1])
+    return inverse.noisy_measurement(observe.linear(MATRIX), VALUES, noise=noise.gaussian(SIGMA))
+
+
+@functools.cache
+def found(name):
+    method = table.factory_of(name)(**SMALL[name])
+    return infer(KEY, *problem(), reading(name), method=method, num_samples=300)
+
+
+GRID = np.linspace(-12.0, 12.0, 8001)
+
+
+def quadrature(log_p, values):
+    """Mean and standard deviation of values on the grid under a density known up to a constant."""
+    chances = np.exp(np.asarray(log_p, float) - np.max(log_p))
+    chances /= chances.sum()
+    mean = chances @ values
+    return mean, np.sqrt(chances @ (values - mean) ** 2)
+
+
+def closed_form(name):
+    if name == "plmcmc":
+        return measured_of(*gaussian_of(*problem()), np.eye(3)[:1], 0.0, VALUES[:1])
+    return measured_of(*gaussian_of(*problem()), MATRIX, SIGMA, VALUES)
+
+
+def test_small_options_cover_the_table():
+    assert set(SMALL) == set(table.METHODS)
+    assert {"Inference", "NoisyMeasurement", "noise", "noisy_measurement"} <= set(inverse.__all__)
+    for _, factory in table.METHODS.values():
+        assert getattr(inverse, factory).__doc__
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_method_fills_the_one_result(name):
+    result, count = found(name), POINTS.get(name, 300)
+    assert result.method == name
+    assert result.samples.shape == (count, 3)
+    assert result.misfit.shape == result.log_weights.shape == (count,)
+    assert np.all(np.isfinite(result.samples))
+    assert np.all(np.isfinite(result.misfit))
+    assert result.evaluations > 0
+    assert result.seconds > 0
+    assert all(note[-1] not in ".\n" for note in result.notes)
+    if name != "plmcmc":
+        measured = np.asarray(result.samples) @ MATRIX.T - VALUES
+        np.testing.assert_allclose(result.misfit, np.sqrt(np.mean(measured**2, axis=1)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", [*SAMPLERS, "plmcmc"])
+def test_samplers_draw_from_the_posterior(name):
+    centre, spread, _ = closed_form(name)
+    samples = np.asarray(found(name).samples, float)
+    keep = slice(1, None) if name == "plmcmc" else slice(None)
+    factor = np.linalg.cholesky(spread[keep, keep])
+    standard = np.linalg.solve(factor, (samples - centre)[:, keep].T)
+    size, count = standard.shape
+    assert np.all(np.abs(standard.mean(axis=1)) < 5 / np.sqrt(count))
+    products = standard @ standard.T / count - np.eye(size)
+    assert np.all(np.abs(products) < 5 * np.sqrt((1 + np.eye(size)) / count))
+
+
+def test_exact_conditioning_weighs_all_draws_of_an_affine_flow_by_the_evidence():
+    result, (_, _, evidence) = found("constraint"), closed_form("constraint")
+    np.testing.assert_allclose(result.log_weights, evidence, atol=1e-4)
+    np.testing.assert_allclose(result.bound, evidence, atol=1e-4)
+
+
+def test_entries_without_noise_come_back_bit_for_bit():
+    observed, values = np.array([True, False, True]), np.array([0.3, -1.2], np.float32)
+    result = infer(KEY, *problem(), inverse.noisy_measurement(entries(observed), values), num_samples=3)
+    np.testing.assert_array_equal(result.samples[:, observed], np.tile(values, (3, 1)))
+    np.testing.assert_array_equal(result.misfit, 0.0)
+    _, _, evidence = measured_of(*gaussian_of(*problem()), np.eye(3)[observed], 0.0, values)
+    np.testing.assert_allclose(result.log_weights, evidence, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ambient", "pregenerator"])
+def test_variational_bounds_stay_below_the_evidence_and_their_weights_reach_it(name):
+    result, (_, _, evidence) = found(name), closed_form(name)
+    weights = np.asarray(result.log_weights, float)
+    error = weights.std() / np.sqrt(len(weights))
+    assert result.bound < evidence + 5 * error
+    assert result.bound > evidence - 0.2
+    ratios = np.exp(weights - evidence)
+    assert abs(ratios.mean() - 1.0) < 5 * ratios.std() / np.sqrt(len(ratios))
+    np.testing.assert_allclose(result.bound, weights.mean(), rtol=1e-5)
+
+
+def test_point_estimates_are_those_of_their_objectives():
+    _, params = problem()
+    design = MATRIX @ np.asarray(params["matrix"], float)
+    gap = VALUES - MATRIX @ np.asarray(params["mean"], float)
+
+    def event(z):
+        return np.asarray(params["mean"]) + np.asarray(params["matrix"]) @ z
+
+    # without a prior, from zero: the least-squares latent of least norm
+    np.testing.assert_allclose(found("asim").samples[0], event(np.linalg.pinv(design) @ gap), atol=2e-3)
+    ridge = np.linalg.solve(design.T @ design / 2 + 0.1 * np.eye(3), design.T @ gap / 2)
+    np.testing.assert_allclose(found("csgm").samples, np.tile(event(ridge), (3, 1)), atol=2e-3)
+    np.testing.assert_allclose(found("map").samples, np.tile(closed_form("map")[0], (3, 1)), atol=2e-3)
+
+
+def test_unadjusted_langevin_has_the_bias_of_its_step_and_an_annealed_one_ends_unheated():
+    flow, params = _identity()
+    reading = inverse.noisy_measurement(entries(np.array([True])), [0.0], noise=noise.gaussian(1.0))
+    # precision 2: at step eta the stationary variance is 1 / (2 (1 - eta)), not 1/2
+    for options in ({}, {"temperature": 4.0, "levels": 2}):
+        method = inverse.langevin(steps=60, step_size=0.25, **options)
+        samples = np.asarray(infer(KEY, flow, params, reading, method=method, num_samples=4000).samples, float)
+        variance = 2 / 3
+        assert abs(np.mean(samples**2) - variance) < 5 * np.sqrt(2 / 4000) * variance
+        assert abs(np.mean(samples)) < 5 * np.sqrt(variance / 4000)
+
+
+def _identity():
+    flow = flows.flow_of((1,), actnorm(over="event"))
+    return flow, flow.init(KEY)
+
+
+def test_pl_mcmc_keeps_the_log_determinant_on_a_bent_flow():
+    # the spread of the observed entry, and so the volume, depends on the hidden one
+    flow, params = adapters.from_functions(
+        event_shape=(2,),
+        encode=lambda p, y: jnp.stack([y[0] * jnp.exp(-jnp.tanh(y[1])), y[1]]),
+        decode=lambda p, x: jnp.stack([x[0] * jnp.exp(jnp.tanh(x[1])), x[1]]),
+        log_det=lambda p, y: -jnp.tanh(y[1]),
+    )
+    reading = inverse.noisy_measurement(entries(np.array([True, False])), [0.4])
+    points = jnp.stack([jnp.full(GRID.shape, 0.4), jnp.asarray(GRID)], axis=1)
+    mean, deviation = quadrature(jax.jit(jax.vmap(lambda y: flow.log_prob(params, y)))(points), GRID)
+    method = inverse.plmcmc(steps=400, sigma_a=0.3, sigma_p=0.3)
+    result = infer(KEY, flow, params, reading, method=method, num_samples=1000)
+    hidden = np.asarray(result.samples[:, 1], float)
+    assert np.all(np.asarray(result.samples[:, 0]) == np.float32(0.4))
+    assert np.max(result.misfit) > 0.1
+    assert abs(hidden.mean() - mean) < 5 * deviation / np.sqrt(1000)
+    assert "accepted" in result.notes[0]
+
+
+def test_a_censored_reading_is_inferred_as_the_tail_it_stands_for():
+    flow, params = _identity()
+    reading = inverse.noisy_measurement(entries(np.array([True])), [1.0], noise=noise.censored(-5.0, 1.0, 0.5))
+    result = infer(KEY, flow, params, reading, method=inverse.mala(warm_up=200, steps=200), num_samples=1000)
+    mean, deviation = quadrature(-0.5 * GRID**2 + scipy.stats.norm.logcdf((GRID - 1.0) / 0.5), GRID)
+    assert abs(float(result.samples.mean()) - mean) < 5 * deviation / np.sqrt(1000)
+
+
+def test_any_differentiable_function_can_be_measured():
+    flow, params = _identity()
+    reading = inverse.noisy_measurement(lambda y: y**2, [1.0], noise=noise.laplace(0.2))
+    result = infer(KEY, flow, params, reading, method=inverse.mala(warm_up=200, steps=200), num_samples=500)
+    samples = np.asarray(result.samples[:, 0], float)
+    # two modes, at plus and minus one, of equal weight
+    assert abs(np.mean(samples > 0) - 0.5) < 5 * 0.5 / np.sqrt(500)
+    mean, deviation = quadrature(-0.5 * GRID**2 - np.abs(GRID**2 - 1.0) / 0.2, np.abs(GRID))
+    assert abs(np.mean(np.abs(samples)) - mean) < 5 * deviation / np.sqrt(500)
+
+
+def test_a_residual_family_stays_invertible_while_it_is_fitted():
+    flow, params = problem()
+    family = flows.residual(event_shape=(3,), blocks=1, hidden=4)
+    method = inverse.pregenerator(family=family, steps=3, num_draws=2)
+    result = infer(KEY, flow, params, reading("pregenerator"), method=method, num_samples=2)
+    assert np.all(np.isfinite(result.samples))
+    method = inverse.pregenerator(family=flows.residual(event_shape=(2,), blocks=1, hidden=4))
+    with pytest.raises(ValueError, match=r"expected a family of flows over arrays of shape \(3,\); got one over \(2,\)"):
+        infer(KEY, flow, params, reading("pregenerator"), method=method)
+
+
+def test_the_same_problem_with_other_values_compiles_nothing_new():
+    flow, params = problem()
+    method = inverse.mala(warm_up=3, steps=3)
+    sizes = []
+    for value in (0.1, 0.2):
+        b = inverse.noisy_measurement(observe.linear(MATRIX), VALUES + value, noise=noise.gaussian(SIGMA + value))
+        infer(KEY, flow, params, b, method=method, num_samples=2)
+        sizes.append(_adjusted_chains._cache_size())
+    assert sizes[0] == sizes[1]
+
+
+def refused(message, **changes):
+    flow, params = problem()
+    arguments = {"flow": flow, "params": params, "measurement": reading("mala")} | changes
+    with pytest.raises(ValueError, match=message):
+        infer(KEY, **arguments)
+
+
+LOGIT = flows.residual(event_shape=(3,), blocks=1, hidden=4, logit=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "changes"),
+    [
+        (r"expected a method of \['ambient', .*\], or one made by its factory; got 'magic'", {"method": "magic"}),
+        ("expected num_samples >= 1; got 0", {"num_samples": 0}),
+        (
+            r"expected a measurement of events of shape \(3,\); got one of \(4,\)",
+            {"measurement": inverse.noisy_measurement(observe.linear(np.eye(4)[:1]), [0.0])},
+        ),
+        (
+            r"expected as many measurements as the operator makes of an event, \(3,\); got \(2,\)",
+            {"measurement": inverse.noisy_measurement(lambda y: y**2, [0.0, 1.0])},
+        ),
+        (
+            "method 'constraint' cannot serve this: expected a linear measurement; got a function",
+            {"measurement": inverse.noisy_measurement(lambda y: y**2, [0.0, 1.0, 1.0])},
+        ),
+        (
+            "'constraint' cannot serve this: expected a measurement without noise or with Gaussian noise",
+            {"measurement": inverse.noisy_measurement(observe.linear(MATRIX), VALUES, noise=noise.laplace(0.1))},
+        ),
+        ("'constraint' cannot serve this: expected a flow without a logit .*train with logit=False", {"flow": LOGIT}),
+        ("'ambient' cannot serve this: expected a flow whose events may be any numbers", {"flow": LOGIT, "method": "ambient"}),
+        ("'plmcmc' cannot serve this: expected entries of the event", {"method": "plmcmc"}),
+        (
+            "'plmcmc' cannot serve this: expected entries without noise",
+            {
+                "method": "plmcmc",
+                "measurement": inverse.noisy_measurement(
+                    entries(np.array([True, False, False])), [0.0], noise=noise.gaussian(0.1)
+                ),
+            },
+        ),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_any_work(message, changes):
+    refused(message, **changes)
+
+
+def test_without_blackjax_its_methods_say_what_to_install(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    refused(r"'nuts' cannot serve this: expected blackjax to be installed, `pip install jaxflows\[mcmc\]`", method="nuts")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: inverse.langevin(steps=0), "expected steps > 0; got 0"),
+        (lambda: inverse.langevin(temperature=0.5), "expected temperature >= 1; got 0.5"),
+        (lambda: inverse.mala(acceptance=1.0), r"expected acceptance in \(0, 1\); got 1.0"),
+        (lambda: inverse.csgm(penalty=-1.0), "expected penalty >= 0; got -1.0"),
+        (lambda: inverse.csgm(start_scale=-1.0), "expected start_scale >= 0; got -1.0"),
+        (lambda: inverse.most_probable(sigma=0.0), "expected sigma > 0; got 0.0"),
+        (lambda: inverse.asim(memory=0), "expected memory > 0; got 0"),
+        (lambda: inverse.plmcmc(independent=1.5), r"expected independent in \[0, 1\]; got 1.5"),
+        (lambda: inverse.pregenerator(learning_rate=0.0), "expected learning_rate > 0; got 0.0"),
+        (lambda: inverse.ambient(num_draws=0), "expected num_draws > 0; got 0"),
+        (lambda: inverse.hmc(leapfrogs=0), "expected leapfrogs > 0; got 0"),
+    ],
+)
+def test_options_are_checked(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
