@@ -1,6 +1,6 @@
 """Appendix D of IVCNF in kind: an implicit flow of MNIST, 90% of the pixels missing, a posterior fitted by CLADE.
 
-    python -m benchmarks.implicit_mnist              # trains for 20 minutes on two cores, then about 10 minutes
+    python -m benchmarks.implicit_mnist              # trains for 15 minutes on two cores, then about 10 minutes
     python -m benchmarks.implicit_mnist --quick      # trained for seconds, two digits; written to runs/
 
 The flow is `jaxflows.flows.implicit`: every second residual block inverted, an affine map between blocks. Training goes on from
@@ -135,8 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.implicit_mnist", description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("JAXFLOWS_DATA", "/work/shared/data")))
     parser.add_argument("--run-dir", type=Path, default=Path("runs/implicit_mnist"))
-    parser.add_argument("--minutes", type=float, default=20.0, help="of training")
-    parser.add_argument("--blocks", type=int, default=4, help="pairs of a block and an inverted one")
+    parser.add_argument("--minutes", type=float, default=15.0, help="of training")
+    parser.add_argument("--blocks", type=int, default=2, help="pairs of a block and an inverted one")
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--digits", type=int, default=8)
     parser.add_argument("--draws", type=int, default=16)

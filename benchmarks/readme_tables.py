@@ -227,6 +227,17 @@ _FAMILY_COLUMNS: list[Column] = [
 ]  # fmt: skip
 
 
+def implicit(results: Path) -> str:
+    """Appendix D in kind: how often the sweep handed a solve on, and to how many Newton steps."""
+    rows = [row for row in read_rows("implicit_mnist", results) if "problems" in row]
+    columns = [
+        ("", text("case")), ("problems", number("problems", ".0f")), ("handed on to Newton-Krylov", share("fallback_fraction")),
+        ("sweeps, median", number("sweeps_median", ".0f")), ("Newton steps, median", number("newton_steps_median", ".0f")),
+        ("most", number("newton_steps_max", ".0f")), ("solved in the end", share("converged_fraction")),
+    ]  # fmt: skip
+    return table(rows, columns, "implicit_mnist")
+
+
 def compile_time(results: Path) -> str:
     """Compile time by depth."""
     columns = [
@@ -287,6 +298,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "known_posteriors": known_posteriors,
     "hardness": hardness,
     "pairings": pairings,
+    "implicit": implicit,
     "mnist_density": densities("train_mnist_flow"),
     "peers": peers,
     "posteriors": posteriors,
