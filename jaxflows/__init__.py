@@ -12,6 +12,9 @@ flows      flows          factories of whole flows: ``flows.residual``, ``flows.
            log_det        estimators of log-determinants
            adapters       flows from outside: ``adapters.from_functions``, ``from_flowjax``, ``from_distrax``
 training   fit            maximum likelihood on complete data
+           fit_incomplete maximum likelihood, by its bound, on rows with holes, with an amortised posterior
+           fit_by_em      the same by completing and fitting in turn
+           predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
 models     save, load     one file a model, no code in it
 conditions complete       samples, mean and diagnostics of the missing part, row by row
            observe        ``observe.mask`` and ``observe.linear``
@@ -48,6 +51,9 @@ if TYPE_CHECKING:
     from jaxflows.observation import Observation
     from jaxflows.persistence import load, save
     from jaxflows.training.fit import fit
+    from jaxflows.training.fit_incomplete import fit_incomplete
+    from jaxflows.training.monte_carlo_em import fit_by_em
+    from jaxflows.training.predict_labels import predict_labels
 
 __all__ = [
     "Flow",
@@ -58,6 +64,8 @@ __all__ = [
     "complete",
     "data",
     "fit",
+    "fit_by_em",
+    "fit_incomplete",
     "fit_posterior",
     "flows",
     "infer",
@@ -69,6 +77,7 @@ __all__ = [
     "observe",
     "plotting",
     "posteriors",
+    "predict_labels",
     "save",
     "solve",
     "solvers",
@@ -83,6 +92,8 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "complete": ("jaxflows.conditional.complete", "complete"),
     "data": ("jaxflows.data", None),
     "fit": ("jaxflows.training.fit", "fit"),
+    "fit_by_em": ("jaxflows.training.monte_carlo_em", "fit_by_em"),
+    "fit_incomplete": ("jaxflows.training.fit_incomplete", "fit_incomplete"),
     "fit_posterior": ("jaxflows.conditional.fit_posterior", "fit_posterior"),
     "flows": ("jaxflows.flows", None),
     "infer": ("jaxflows.inverse.infer", "infer"),
@@ -94,6 +105,7 @@ _PLACES: dict[str, tuple[str, str | None]] = {
     "observe": ("jaxflows.observation", None),
     "plotting": ("jaxflows.plotting", None),
     "posteriors": ("jaxflows.conditional.posteriors", None),
+    "predict_labels": ("jaxflows.training.predict_labels", "predict_labels"),
     "save": ("jaxflows.persistence", "save"),
     "solve": ("jaxflows.conditional.constraint", "solve"),
     "solvers": ("jaxflows.solvers", None),

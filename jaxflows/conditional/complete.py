@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflows.bijectors.base import Params
+from jaxflows.conditional.amortised import Amortised, mean_fields
 from jaxflows.conditional.completion import Completion, blank, checked_resume, store
 from jaxflows.conditional.fit_posterior import Fitted, begin, fit_posterior
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows
 from jaxflows.conditional.partition import PARTITIONS, check_partition
-from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored
+from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, mean_field
 from jaxflows.conditional.sample import Draws, draw_samples
 from jaxflows.flows import Flow
-from jaxflows.observation import Observation
+from jaxflows.observation import LinearMeasurement, Observation
 from jaxflows.progress import progress_bar
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver, thorough_solver
@@ -40,11 +41,12 @@ class _Settings(NamedTuple):
 
 
 class _Batch(NamedTuple):
-    """Some rows: a key, an observation and its known part for each."""
+    """Some rows: a key, an observation, its known part and, with an amortised posterior, its parameters for each."""
 
     keys: jax.Array
     observations: Observation
     known: jax.Array
+    theta: Any
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -66,8 +68,8 @@ def complete(
     observed: Any,
     *,
     num_samples: int = 16,
-    posterior: Posterior | None = None,
-    fit_steps: int = 200,
+    posterior: Posterior | Amortised | None = None,
+    fit_steps: int | None = None,
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
     resume: Completion | None = None,
@@ -85,8 +87,10 @@ def complete(
             `jaxflows.observe.linear` or a function of `jaxflows.measurements` made.
         num_samples: S, draws a row.
         posterior: a family of `jaxflows.posteriors`; the Gauss-Newton posterior, which needs no fit, when None. A
-            trainable family is fitted with ``fit_steps`` steps first (`jaxflows.fit_posterior` has every option).
-        fit_steps: gradient steps for a trainable family.
+            trainable family is fitted with ``fit_steps`` steps first (`jaxflows.fit_posterior` has every option). An
+            amortised posterior (`jaxflows.fit_incomplete`) gives each row its mean-field Gaussian at once.
+        fit_steps: gradient steps for a trainable family, 200 when None; for an amortised posterior 0 when None, and any
+            number refines what the network said of each row.
         solver: the constraint solver; when None `jaxflows.solvers.robust.quick_solver`, and for rows in which it left a draw
             unsolved `jaxflows.solvers.robust.thorough_solver`, which is compiled only then.
         partition: which part of the latent is free, 'same', 'volume', 'tangent' or 'average'
@@ -100,7 +104,8 @@ def complete(
         with everything observed come back as they are, with no work; rows with nothing observed are samples of the flow.
 
     Raises:
-        ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named).
+        ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
+            amortised posterior with a linear measurement or another partition than its own, 'same'.
 
     Cost: a row of d entries, K of them hidden, takes about 6 + S products of the Jacobian with K columns and as many
         K x K factorisations, and S constraint solves. Inside ``jit`` use `jaxflows.conditional.sample.draw_samples`.
@@ -109,6 +114,15 @@ def complete(
     check_partition(partition)
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
+    amortised = posterior if isinstance(posterior, Amortised) else None
+    if isinstance(posterior, Amortised):
+        if isinstance(observed, LinearMeasurement) or partition not in ("auto", "same"):
+            raise ValueError(
+                "expected masks and the partition 'same' with an amortised posterior, whose network knows no other; got "
+                f"{type(observed).__name__} and {partition!r}"
+            )
+        posterior, partition = mean_field(start="prior"), "same"
+        fit_steps = 0 if fit_steps is None else fit_steps
     result = blank(measured, num_samples) if resume is None else checked_resume(resume, measured, num_samples)
     count = len(measured.given)
     notes = _notes(measured, flow.size)
@@ -116,7 +130,13 @@ def complete(
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = _slots(measured, flow.size)
     settings = _Settings(
-        flow, gauss_newton() if posterior is None else posterior, solver, partition, max_hidden, num_samples, fit_steps
+        flow,
+        gauss_newton() if posterior is None else posterior,
+        solver,
+        partition,
+        max_hidden,
+        num_samples,
+        200 if fit_steps is None else fit_steps,
     )
     at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(work))))
     todo = work[~result.info.done[work]]
@@ -128,7 +148,9 @@ def complete(
                 padded = np.concatenate([batch, np.full(at_once - len(batch), batch[0], batch.dtype)])
                 began = time.perf_counter()
                 keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(padded))
-                problem = _Batch(keys, measured.observations(padded), measured.known(padded))
+                observations, known = measured.observations(padded), measured.known(padded)
+                theta = None if amortised is None else mean_fields(amortised, max_hidden, observations, known)
+                problem = _Batch(keys, observations, known, theta)
                 store(result, measured, batch, _work(settings, params, problem), time.perf_counter() - began)
                 bar.update(len(batch))
     except KeyboardInterrupt:
@@ -195,11 +217,15 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
 def _fit(settings: _Settings, params: Params, batch: _Batch) -> Fitted:
     """The posterior of each row: the family's start, and for a trainable family what a fit makes of it."""
     flow, posterior, max_hidden = settings.flow, settings.posterior, settings.max_hidden
-    if not jax.tree.leaves(jax.eval_shape(lambda k: posterior.init(k, max_hidden), batch.keys[0])):
-        return begin(flow, posterior, settings.partition, max_hidden, params, batch.observations, batch.known, batch.keys)
+    trainable = jax.tree.leaves(jax.eval_shape(lambda k: posterior.init(k, max_hidden), batch.keys[0]))
+    if not trainable or (batch.theta is not None and settings.fit_steps == 0):
+        return begin(
+            flow, posterior, settings.partition, max_hidden, params, batch.observations, batch.known, batch.keys, batch.theta
+        )
     fitted, trace = fit_posterior(
         jax.random.fold_in(batch.keys[0], 1), flow, params, batch.observations, batch.known, posterior=posterior,
-        steps=settings.fit_steps, solver=settings.solver, partition=settings.partition, max_hidden=max_hidden, progress=False,
+        theta=batch.theta, steps=settings.fit_steps, solver=settings.solver, partition=settings.partition,
+        max_hidden=max_hidden, progress=False,
     )  # fmt: skip
     if trace.interrupted:
         raise KeyboardInterrupt

@@ -65,17 +65,17 @@ class FitTrace(NamedTuple):
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _begin(
     flow: Flow, posterior: Posterior, partition: str, max_hidden: int, params: Params, observations: Observation,
-    y_observed: jax.Array, keys: jax.Array,
+    y_observed: jax.Array, keys: jax.Array, theta: Any,
 ) -> Fitted:  # fmt: skip
 
     def one(arguments: Any) -> Fitted:
-        observation, known, key = arguments
+        observation, known, key, given = arguments
         where = hidden(observation, max_hidden)
         start = reference(posterior, flow, params, where, observation.observed_part(known), partition)
-        return Fitted(posterior.init(key, where.slots.size), start)
+        return Fitted(posterior.init(key, where.slots.size) if given is None else given, start)
 
     # one row at a time: the reference factorises K x K matrices, which batch badly on CPU
-    return jax.lax.map(one, (observations, y_observed, keys))
+    return jax.lax.map(one, (observations, y_observed, keys, theta))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7))
@@ -147,15 +147,16 @@ def _measure(
 
 def begin(
     flow: Flow, posterior: Posterior, partition: str, max_hidden: int, params: Params, observations: Observation,
-    y_observed: jax.Array, keys: jax.Array,
+    y_observed: jax.Array, keys: jax.Array, theta: Any = None,
 ) -> Fitted:  # fmt: skip
     """The family's start for each of a batch of observations; without rotations of the latent where no row needs one.
 
+    The start is ``theta``, every leaf with a leading axis for the rows, where it is given.
     What follows is then simpler and faster, and for flows near the identity that is nearly always so: 'auto' looks at the same
     coordinates first.
     """
     run = functools.partial(_begin, flow, posterior)
-    arguments = (max_hidden, params, observations, y_observed, keys)
+    arguments = (max_hidden, params, observations, y_observed, keys, theta)
     if partition == "auto" and not flow.bijector.explicit:
         same = run("same", *arguments)
         if not bool(jnp.any(same.start.overlap < LEAST_OVERLAP)):
@@ -180,6 +181,7 @@ def fit_posterior(
     y_observed: jax.Array,
     *,
     posterior: Posterior | None = None,
+    theta: Any = None,
     optimizer: optax.GradientTransformation | None = None,
     steps: int = 200,
     num_samples: int = 8,
@@ -201,6 +203,8 @@ def fit_posterior(
         observations: a batch, every leaf with a leading axis (``jax.vmap(jf.observe.mask)(masks)``), or ONE observation.
         y_observed: (rows, *event), or (*event,) for one.
         posterior: a family of `jaxflows.posteriors`; ``householder(num_reflections=20)`` when None.
+        theta: where the family starts, for a batch with a leading axis in every leaf, such as
+            `jaxflows.conditional.amortised.mean_fields`; its own start when None.
         optimizer: an optax transformation; Adam, its rate falling from the family's own (``posterior.learning_rate``) to 0 by
             a cosine over ``steps``, when None.
         steps: gradient steps, rounded up to a multiple of 20.
@@ -234,7 +238,7 @@ def fit_posterior(
         )
     single = tuple(jnp.shape(y_observed)) == flow.event_shape
     if single:
-        observations, y_observed = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (observations, y_observed))
+        observations, y_observed, theta = jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], (observations, y_observed, theta))
     if tuple(y_observed.shape[1:]) != flow.event_shape or observations.observed.shape != y_observed.shape:
         raise ValueError(
             f"expected y_observed and observations of shape (rows, {', '.join(map(str, flow.event_shape))}); "
@@ -245,7 +249,7 @@ def fit_posterior(
     k_init, k_bound, k_steps = jax.random.split(key, 3)
     rows = len(y_observed)
     problem = (params, observations, y_observed)
-    theta, starts = begin(flow, posterior, partition, max_hidden, *problem, jax.random.split(k_init, rows))
+    theta, starts = begin(flow, posterior, partition, max_hidden, *problem, jax.random.split(k_init, rows), theta)
     if solver is None:
         solver = quick_solver(is_anchored(posterior, starts))
     state = (theta, jax.vmap(optimizer.init)(theta))

@@ -1,7 +1,19 @@
-"""Reading data files, the shipped digits, and masks by name or from a file."""
+"""Reading data files, the shipped digits, masks by name or from a file, and mechanisms of missingness."""
 
 from jaxflows.data.arrays import DataFileError, load_array
 from jaxflows.data.digits_sample import load_digits_sample
 from jaxflows.data.masks import MASK_NAMES, load_mask, named_mask
+from jaxflows.data.missingness import block, mar, mcar, mnar
 
-__all__ = ["MASK_NAMES", "DataFileError", "load_array", "load_digits_sample", "load_mask", "named_mask"]
+__all__ = [
+    "MASK_NAMES",
+    "DataFileError",
+    "block",
+    "load_array",
+    "load_digits_sample",
+    "load_mask",
+    "mar",
+    "mcar",
+    "mnar",
+    "named_mask",
+]

@@ -8,6 +8,7 @@ import os
 import numpy as np
 
 from jaxflows.data.arrays import DataFileError, load_array
+from jaxflows.data.missingness import mcar, share_channels
 
 MASK_NAMES = ("all", "none", "missing:FRACTION", "centre:SIDE", "left", "right", "top", "bottom")
 _HALVES = {"left": (1, 0), "right": (1, 1), "top": (0, 0), "bottom": (0, 1)}
@@ -44,9 +45,7 @@ def named_mask(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
         fraction = _argument(name, argument, float)
         if not 0.0 <= fraction <= 1.0:
             raise ValueError(f"expected a missing fraction in [0, 1]; got {name!r}")
-        space = shape[:2]
-        observed = np.random.default_rng(seed).random(space) >= fraction
-        return _broadcast(observed, shape)
+        return mcar(1, shape, fraction, seed=seed)[0]
     if kind == "centre":
         side = _argument(name, argument, int)
         space = shape[:2]
@@ -56,7 +55,7 @@ def named_mask(name: str, shape: tuple[int, ...], seed: int = 0) -> np.ndarray:
         hole = tuple(slice((length - side) // 2, (length - side) // 2 + side) for length in space)
         observed = np.ones(space, bool)
         observed[hole] = False
-        return _broadcast(observed, shape)
+        return share_channels(observed, shape)
     if name in _HALVES:
         axis, end = _HALVES[name]
         axis = axis if len(shape) > 1 else 0
@@ -77,11 +76,6 @@ def _argument(name: str, argument: str, convert: type) -> float | int:
     if not math.isfinite(value):
         raise ValueError(f"expected a finite number after the colon; got {name!r}")
     return value
-
-
-def _broadcast(observed: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    trailing = observed.reshape(observed.shape + (1,) * (len(shape) - observed.ndim))
-    return np.broadcast_to(trailing, shape).copy()
 
 
 def load_mask(path: str | os.PathLike[str], event_shape: tuple[int, ...]) -> np.ndarray:
@@ -105,7 +99,7 @@ def load_mask(path: str | os.PathLike[str], event_shape: tuple[int, ...]) -> np.
     else:
         observed = array >= 128
     if observed.shape == event_shape[:2] and len(event_shape) == 3:
-        observed = _broadcast(observed, event_shape)
+        observed = share_channels(observed, event_shape)
     if observed.shape[-len(event_shape) :] != event_shape or observed.ndim > len(event_shape) + 1:
         raise DataFileError(f"{path}: expected a mask of shape {event_shape}, or one such a row; got {observed.shape}")
     return observed

@@ -26,6 +26,7 @@ class Progress(NamedTuple):
         validation: ``[step, loss]`` of every validation done.
         stale: validations since the best one.
         finished: why the run ended, None while it goes on.
+        others: what else was measured in every step done, by name; None in checkpoints older than this field.
     """
 
     step: int
@@ -34,6 +35,7 @@ class Progress(NamedTuple):
     validation: list[list[float]]
     stale: int
     finished: str | None
+    others: dict[str, list[float]] | None = None
 
 
 def structure(state: TrainState) -> str:

@@ -56,7 +56,19 @@ def training_step(
     key: jax.Array,
     ema_decay: float,
 ) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, jax.Array]]:
-    """A jitted ``(state, batch, step, position) -> (state, loss)``; the state passed in is donated.
+    """`constrained_step` for the parameters of a flow alone."""
+    return constrained_step(flow.bijector.constrain, loss, optimizer, schedule, key, ema_decay)
+
+
+def constrained_step(
+    constrain: Callable[[Params], Params],
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    schedule: Callable[[jax.Array], jax.Array] | None,
+    key: jax.Array,
+    ema_decay: float,
+) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Any]]:
+    """A jitted ``(state, batch, step, position) -> (state, losses)``; the state passed in is donated.
 
     The loss is that of ``constrain(raw)``, differentiated through W / max(1, ||W|| / bound): a push that would only
     scale W up then has no gradient. Projecting after each update instead has wrong stationary points: the
@@ -64,8 +76,8 @@ def training_step(
     learning rate removes. The step's key is ``fold_in(key, step)``, so a resumed run needs no generator state.
 
     Args:
-        flow: the model.
-        loss: ``(key, params, batch) -> scalar``.
+        constrain: `Bijector.constrain` on what the parameters hold of a flow.
+        loss: ``(key, params, batch) -> scalar``, or a dictionary of scalars of which "loss" is minimised; returned as it is.
         optimizer: an optax transformation.
         schedule: ``position -> learning rate``, multiplied onto the updates with a minus sign; None when the
             optimizer holds its own.
@@ -73,12 +85,13 @@ def training_step(
         ema_decay: the average's decay a step; (1 + t) / (10 + t) at step t while that is less.
     """
 
-    def step(state: TrainState, batch: jax.Array, number: jax.Array, position: jax.Array) -> tuple[TrainState, jax.Array]:
-        def constrained(raw: Params) -> tuple[jax.Array, Params]:
-            params = flow.bijector.constrain(raw)
-            return loss(jax.random.fold_in(key, number), params, batch), params
+    def step(state: TrainState, batch: Any, number: jax.Array, position: jax.Array) -> tuple[TrainState, Any]:
+        def constrained(raw: Params) -> tuple[jax.Array, tuple[Any, Params]]:
+            params = constrain(raw)
+            losses = loss(jax.random.fold_in(key, number), params, batch)
+            return losses["loss"] if isinstance(losses, dict) else losses, (losses, params)
 
-        (value, params), gradient = jax.value_and_grad(constrained, has_aux=True)(state.raw)
+        (_, (losses, params)), gradient = jax.value_and_grad(constrained, has_aux=True)(state.raw)
         updates, memory = optimizer.update(gradient, state.optimizer, state.raw)
         if schedule is not None:
             rate = schedule(position)
@@ -86,7 +99,7 @@ def training_step(
         raw = optax.apply_updates(renewed(state.raw, params), updates)
         keep = jnp.minimum(ema_decay, (1.0 + number) / (10.0 + number))
         average = optax.incremental_update(params, state.average, 1.0 - keep)
-        return TrainState(raw, memory, average, state.best), value
+        return TrainState(raw, memory, average, state.best), losses
 
     return jax.jit(step, donate_argnums=0)
 

@@ -1,0 +1,44 @@
+"""Classes of incomplete rows, by the head trained on the latents of incomplete rows (IVCNF Sec. 4.2.1)."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflows.conditional.completion import Completion
+from jaxflows.flows import Flow
+from jaxflows.training.fit_incomplete import IncompleteModel
+
+
+def predict_labels(flow: Flow, model: IncompleteModel, completion: Completion) -> np.ndarray:
+    """Chances of the classes, averaged over the draws of each row.
+
+        P(class | y_observed) ~ mean over draws x of softmax(logits(x))
+
+    over the draws whose constraint was solved, or all where none was. The head was trained on draws of q, not on weighted
+    ones, and so they count alike.
+
+    Args:
+        flow: the flow.
+        model: trained with labels.
+        completion: of the rows, from ``jaxflows.complete(..., posterior=model.posterior)``.
+
+    Returns:
+        (rows, classes), each row summing to 1.
+
+    Raises:
+        ValueError: a model trained without labels.
+    """
+    if model.head is None:
+        raise ValueError("expected a model trained with labels=; got one without a head")
+    head = model.head
+
+    def row(y: jax.Array) -> jax.Array:
+        x = jax.vmap(lambda t: flow.encode(model.params, t).reshape(-1))(y)
+        return jax.nn.softmax(head.logits(x))
+
+    chances = np.asarray(jax.jit(lambda samples: jax.lax.map(row, samples))(jnp.asarray(completion.samples)))
+    solved = np.isfinite(completion.log_weights)
+    solved = np.where(solved.any(axis=1, keepdims=True), solved, True)
+    return np.sum(chances * solved[..., None], axis=1) / np.sum(solved, axis=1, keepdims=True)

@@ -1,0 +1,50 @@
+"""Monte Carlo EM: the known answer, and refusals."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+
+from jaxflows.log_det.estimators import exact
+from jaxflows.metrics import fit_gaussian_em, observed_log_likelihood
+from jaxflows.training.monte_carlo_em import fit_by_em
+from tests.training.affine_rows import AFFINE, affine_start, gaussian_rows, log_likelihood, median_likelihood
+
+COMPLETE, OBSERVED = gaussian_rows(400)
+# float64, which the flow is not computed in
+ROWS = np.where(OBSERVED, COMPLETE.astype(np.float64), np.nan)
+
+
+def test_from_the_median_it_comes_within_a_hundredth_of_a_nat_of_the_greatest_likelihood():
+    params, report = fit_by_em(
+        jax.random.key(0), AFFINE, ROWS, OBSERVED, rounds=6, epochs=15, num_samples=4, draws=8, fill="median",
+        params=affine_start(ROWS), batch_size=200, learning_rate=2e-2, estimator=exact(), progress=False,
+    )  # fmt: skip
+    gaussian, _ = fit_gaussian_em(ROWS, OBSERVED, shrinkage=1e-9, tol=1e-9)
+    best = observed_log_likelihood(gaussian, ROWS, OBSERVED).mean()
+    reached = log_likelihood(params, ROWS, OBSERVED)
+    assert best - 0.01 < reached < best
+    assert best - median_likelihood(ROWS, OBSERVED) > 0.1
+    assert report.losses.shape == (6,)
+    assert report.bound.shape == report.ess.shape == report.converged.shape == (5,)
+    # of an affine flow the Gauss-Newton posterior is the conditional: all weights are equal
+    assert np.all(report.ess > 0.999)
+    assert np.all(report.converged == 1)
+    assert report.bound[-1] > report.bound[0] + 0.01
+    assert report.empty_rows == np.sum(~OBSERVED.any(axis=1)) > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rounds": 0}, "rounds >= 1.*; got 0"),
+        ({"fill": "zero"}, r"a fill of \('gaussian', 'median'\); got 'zero'"),
+        ({"observed": OBSERVED[:, :2]}, "mask of the data's shape"),
+        ({"observed": OBSERVED & np.array([True, True, False])}, "got none for column 2"),
+    ],
+)
+def test_bad_input_is_refused(changes, message):
+    options = {"data": ROWS, "observed": OBSERVED, "progress": False, **changes}
+    with pytest.raises(ValueError, match=message):
+        fit_by_em(jax.random.key(0), AFFINE, **options)
