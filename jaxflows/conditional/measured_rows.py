@@ -30,8 +30,8 @@ class MeasuredRows(NamedTuple):
     observations: Callable[[np.ndarray], Observation]
 
     def known(self, batch: np.ndarray) -> jax.Array:
-        """P_O y of some rows, as a floating type the flow computes in."""
-        return jnp.asarray(self.given[batch], jnp.result_type(jnp.float32, self.given.dtype))
+        """P_O y of some rows, in the precision that JAX is set to."""
+        return jnp.asarray(self.given[batch])
 
 
 def measured_rows(flow: Flow, rows: Any, observed: Any) -> MeasuredRows:
@@ -81,8 +81,9 @@ def _linear(flow: Flow, rows: np.ndarray, measurement: LinearMeasurement) -> Mea
     if rows.ndim != 2 or rows.shape[1] != count:
         raise ValueError(f"expected measurements of shape (rows, {count}); got {rows.shape}")
     _check_finite(rows, np.ones(rows.shape, bool), "measurements")
-    dtype = jnp.result_type(jnp.float32, rows.dtype)
-    given = np.array(jax.vmap(measurement.pseudo_inverse)(jnp.asarray(rows, dtype)), dtype)
+    values = jnp.asarray(rows)
+    values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
+    given = np.array(jax.vmap(measurement.pseudo_inverse)(values))
 
     def observations(batch: np.ndarray) -> Observation:
         return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (len(batch), *leaf.shape)), observation)

@@ -14,7 +14,7 @@ from jaxflows.conditional import posteriors
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.fit_posterior import fit_posterior
 from jaxflows.conditional.sample import draw_samples
-from jaxflows.observation import mask
+from jaxflows.observation import linear, mask
 
 KEY = jax.random.key(0)
 
@@ -101,6 +101,18 @@ def test_half_precision_rows_are_computed_in_float32(affine, rows, completed):
     assert half.samples.dtype == np.float32
     assert np.array_equal(half.samples[0][:, 0], np.full(200, rows.astype(np.float16)[0, 0], np.float32))
     np.testing.assert_allclose(half.mean, completed.mean, atol=1e-2)
+
+
+def test_rows_in_double_precision_are_computed_in_single_without_a_warning(affine, completed, rows):
+    double = np.where(OBSERVED, rows, np.nan).astype(np.float64)
+    result = complete(KEY, *affine, double, OBSERVED, num_samples=200, progress=False)
+    assert result.samples.dtype == np.float64
+    np.testing.assert_array_equal(result.samples, completed.samples)
+    measured = linear(np.ones((1, 4)) / 2)
+    drawn = [
+        complete(KEY, *affine, rows[:, :1].astype(t), measured, num_samples=2, progress=False) for t in (np.float32, float)
+    ]
+    np.testing.assert_array_equal(drawn[1].samples, drawn[0].samples)
 
 
 BAD = {
