@@ -120,7 +120,13 @@ def prior_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.A
 
 
 def gauss_newton_reference(
-    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, partition: str = "same", max_steps: int = 40
+    flow: Flow,
+    params: Params,
+    where: Hidden,
+    y_observed: jax.Array,
+    partition: str = "same",
+    max_steps: int = 40,
+    begin: jax.Array | None = None,
 ) -> Reference:
     """The reference in which the Gauss-Newton posterior is eta ~ N(0, I).
 
@@ -130,12 +136,18 @@ def gauss_newton_reference(
         y_observed: (*event,), its hidden part zero.
         partition: of the latent, 'same', 'volume', 'tangent', 'average' or 'auto' (`jaxflows.conditional.partition`).
         max_steps: Gauss-Newton steps at most.
+        begin: (*event,), the completion from which the anchor is searched for; `rough_completion` when None.
 
     Returns:
         The reference. ``info`` says whether the anchor was found: ``residual`` is the predicted decrease of |x|^2 / 2
         still to be had. Cost: a step takes K JVPs of ``encode`` and O(d K^2) arithmetic.
     """
-    end, evaluations = find_anchor(flow, params, where, y_observed, max_steps)
+    if begin is None:
+        begin, evaluations = rough_completion(flow, params, where, y_observed)
+    else:
+        evaluations = jnp.zeros((), jnp.int32)
+    end, spent = find_anchor(flow, params, where, begin, max_steps)
+    evaluations = evaluations + spent
     with jax.default_matmul_precision("highest"):
         identity = jnp.eye(where.slots.size, dtype=y_observed.dtype)
         spread = jax.scipy.linalg.solve_triangular(end.factor.T, identity, lower=False)
@@ -159,13 +171,10 @@ def gauss_newton_reference(
     )
 
 
-def find_anchor(
-    flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, max_steps: int
-) -> tuple[Linearised, jax.Array]:
-    """The completion of least latent norm and its linearisation, and the block evaluations spent."""
-    y, evaluations = rough_completion(flow, params, where, y_observed)
-    border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y_observed.dtype))
-    lengths = jnp.asarray((0.0, *STEP_LENGTHS), y_observed.dtype)
+def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_steps: int) -> tuple[Linearised, jax.Array]:
+    """The completion of least latent norm near y, a completion, its linearisation, and the block evaluations spent."""
+    border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y.dtype))
+    lengths = jnp.asarray((0.0, *STEP_LENGTHS), y.dtype)
 
     def half_norm(y: jax.Array) -> jax.Array:
         return 0.5 * jnp.sum(flow.encode(params, y) ** 2)
@@ -200,4 +209,4 @@ def find_anchor(
         )
         end = jax.lax.while_loop(unfinished, body, begin)
     per_step = flow.bijector.blocks * (2 * where.slots.size + len(STEP_LENGTHS) + 1)
-    return end, evaluations + end.steps * per_step
+    return end, end.steps * per_step

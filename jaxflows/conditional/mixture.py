@@ -1,0 +1,156 @@
+"""Draw from a mixture of Gauss-Newton posteriors, one an anchor: for posteriors of several modes.
+
+One anchor sees the mode it lies in. Its solves may moreover lead to one branch of solutions only, and mass that no draw can
+reach is missed without a sign. Here M anchors are searched for, the first from the middle of the latent and the others from
+events of the flow itself with what was observed pasted in. With s_k the share of anchor k and q_k its posterior's density of
+y_hidden, which is zero where the solve for y's own free latent does not lead back to y,
+
+    y ~ sum_k s_k q_k,     w = p(y) / sum_k s_k q_k(y_hidden)
+
+(the balance heuristic: Veach and Guibas 1995). Anchors found twice count once; shares are half even and half the Laplace
+evidence of each.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Params, SolveInfo
+from jaxflows.conditional.diagnostics import usable, weight_report
+from jaxflows.conditional.elbo import draw
+from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference, rough_completion
+from jaxflows.conditional.hidden import Hidden, hidden, hidden_block, hidden_columns
+from jaxflows.conditional.partition import framed
+from jaxflows.conditional.posteriors import gauss_newton, hidden_normal_log_prob
+from jaxflows.conditional.sample import Draws
+from jaxflows.flows import Flow
+from jaxflows.observation import Observation
+from jaxflows.solvers.equation import ConstraintSolver
+from jaxflows.solvers.largest import largest
+from jaxflows.solvers.robust import thorough_solver
+
+# anchors nearer than this in the latent are one
+SAME_ANCHOR = 0.1
+
+# a solve that comes this near, relative to the event's size, has led back to the event
+SAME_EVENT = 1e-2
+
+
+def draw_mixture(
+    key: jax.Array,
+    flow: Flow,
+    params: Params,
+    observation: Observation,
+    y_observed: jax.Array,
+    *,
+    num_samples: int = 16,
+    anchors: int = 4,
+    solver: ConstraintSolver | None = None,
+    max_hidden: int | None = None,
+) -> Draws:
+    """Draw completions of ONE observation around several anchors and weigh them; a pure function.
+
+    Args:
+        key: random key, used once.
+        flow: the flow, static.
+        params: its parameters.
+        observation: from `jaxflows.observe`.
+        y_observed: (*event,); its hidden part is ignored and may be NaN.
+        num_samples: S.
+        anchors: M, places from which an anchor is searched for.
+        solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
+        max_hidden: static bound on the hidden coordinates; the event's size when None.
+
+    Returns:
+        The draws; ``anchor`` is that of the largest share, ``overlap`` the least. The partition is the tangent at each
+        anchor. Cost: M searches, S (1 + M) constraint solves, S M times K JVPs and a K x K factorisation, and S exact
+        densities.
+    """
+    where = hidden(observation, max_hidden)
+    known = observation.observed_part(y_observed)
+    solver = thorough_solver(flow, True) if solver is None else solver
+    k_starts, k_share, k_draw = jax.random.split(key, 3)
+    begins = _begins(k_starts, flow, params, where, known, anchors)
+    references = jax.lax.map(
+        lambda y: gauss_newton_reference(flow, params, where, known, "tangent", begin=y),
+        begins,
+    )
+    log_share = _log_shares(flow, params, where, references)
+
+    def solved(eta: jax.Array, start: Reference) -> tuple[jax.Array, SolveInfo]:
+        turned, turned_params = framed(flow, params, start.rotation)
+        drawn = draw(
+            eta, turned, turned_params, where, known, gauss_newton(), (), start, solver, lambda y: jnp.zeros((), y.dtype)
+        )
+        return observation.restore(drawn.solution.y, known), drawn.info
+
+    def coordinates(y: jax.Array, start: Reference) -> jax.Array:
+        """eta of an event."""
+        turned, turned_params = framed(flow, params, start.rotation)
+        x = turned.bijector.move_back(turned.encode(turned_params, y))
+        return jnp.linalg.solve(start.scale, where.compress(x) - start.mean)
+
+    def log_density(y: jax.Array, eta: jax.Array, start: Reference) -> jax.Array:
+        """log q_k(y_hidden), where the solve leads back to y."""
+        turned, turned_params = framed(flow, params, start.rotation)
+        _, columns = hidden_columns(turned, turned_params, where, y)
+        log_det = jnp.linalg.slogdet(hidden_block(where, columns))[1]
+        return hidden_normal_log_prob(where.used, eta) - start.log_det + log_det
+
+    # systematic: every anchor has its share of the draws, to one
+    ticks = (jnp.arange(num_samples) + jax.random.uniform(k_share)) / num_samples
+    chosen = jnp.clip(jnp.searchsorted(jnp.cumsum(jnp.exp(log_share)), ticks), 0, anchors - 1)
+    eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
+    events, infos = jax.vmap(solved)(eps, jax.tree.map(lambda leaf: leaf[chosen], references))
+    # whether every anchor's own solve would have found the event
+    etas = jax.vmap(lambda y: jax.vmap(lambda start: coordinates(y, start))(references))(events)
+    again, others = jax.vmap(lambda eta: jax.vmap(solved)(eta, references))(etas)
+    near = jax.vmap(lambda y, found: jax.vmap(lambda t: largest(t - y) <= SAME_EVENT * (1.0 + largest(y)))(found))(
+        events, again
+    )
+    leads_back = (near & others.converged) | (chosen[:, None] == jnp.arange(anchors))
+
+    def log_weight(arguments: Any) -> jax.Array:
+        y, eta, reached = arguments
+        densities = jax.lax.map(lambda pair: log_density(y, *pair), (eta, references))
+        mixture = jax.scipy.special.logsumexp(jnp.where(reached, log_share + densities, -jnp.inf))
+        return flow.log_prob(params, y) - mixture
+
+    log_weights = usable(jax.lax.map(log_weight, (events, etas, leads_back)), infos.converged)
+    best = jnp.argmax(log_share)
+    solve = SolveInfo(
+        jnp.max(infos.residual),
+        jnp.max(infos.steps),
+        jnp.mean(infos.converged.astype(events.dtype)),
+        jnp.sum(infos.evaluations) + jnp.sum(others.evaluations) + jnp.sum(references.info.evaluations),
+    )
+    return Draws(
+        events, log_weights, references.anchor[best], references.partition[best], jnp.min(references.overlap),
+        weight_report(log_weights), solve,
+    )  # fmt: skip
+
+
+def _begins(key: jax.Array, flow: Flow, params: Params, where: Hidden, known: jax.Array, anchors: int) -> jax.Array:
+    """Where the searches begin, (M, *event)."""
+    middle, _ = rough_completion(flow, params, where, known)
+    x = jax.random.normal(key, (anchors - 1, *flow.latent_shape), known.dtype)
+    others = jax.vmap(lambda t: where.observation.restore(flow.decode(params, t)[0], known))(x)
+    return jnp.concatenate([middle[None], jnp.where(jnp.isfinite(others), others, middle)])
+
+
+def _log_shares(flow: Flow, params: Params, where: Hidden, references: Reference) -> jax.Array:
+    """Logarithms of the shares, (M,): minus infinity for an anchor that an earlier one has already found."""
+    latents = jax.vmap(lambda y: flow.encode(params, y).reshape(-1))(references.anchor)
+    distances = jnp.linalg.norm(latents[:, None] - latents[None], axis=-1)
+    earlier = jnp.tril(jnp.ones_like(distances, bool), -1)
+    count = jnp.sum(where.used)
+    volumes = jax.lax.map(lambda spread: jnp.linalg.slogdet(spread)[1], references.spread)
+    evidence = jax.lax.map(lambda y: flow.log_prob(params, y), references.anchor)
+    evidence = evidence + volumes + 0.5 * count * math.log(2 * math.pi)
+    distinct = ~jnp.any(earlier & (distances < SAME_ANCHOR), axis=1) & jnp.isfinite(evidence)
+    by_evidence = jax.nn.softmax(jnp.where(distinct, evidence, -jnp.inf))
+    return jnp.log(0.5 * by_evidence + 0.5 * distinct / jnp.sum(distinct))
