@@ -238,6 +238,32 @@ def implicit(results: Path) -> str:
     return table(rows, columns, "implicit_mnist")
 
 
+def family_peers(results: Path) -> str:
+    """Families of ours beside other libraries."""
+    columns = [
+        ("task", text("task")), ("family", text("family")), ("batch", number("batch", ".0f")), ("library", text("library")),
+        ("ms", number("ms", ".2f")), ("seconds to compile", number("compile_seconds", ".1f")),
+        ("parameters", number("parameters", ".0f")),
+    ]  # fmt: skip
+    return table(read_rows("family_peers", results), columns, "family_peers")
+
+
+def truth(results: Path) -> str:
+    """Both tests of a known conditional, a line a case."""
+    lines: dict[tuple[str, str], Row] = {}
+    for row in read_rows("conditional_truth", results):
+        line = lines.setdefault((row["family"], row["case"]), {})
+        line |= row | {"passed": line.get("passed", True) and row["passed"]}
+    columns = [
+        ("case", text("case")), ("family", text("family")), ("classifier's accuracy", number("accuracy", ".3f")),
+        ("its standard error", number("accuracy_std_error", ".3f")), ("without weights", number("accuracy_unweighted", ".3f")),
+        ("calibration, p", number("sbc_p", ".2g")), ("effective samples", share("ess_fraction")),
+        ("solved", share("converged_fraction")), ("mass reached", number("mass_reached", ".3f")),
+        ("both passed", lambda row: "yes" if row["passed"] else "**no**"),
+    ]  # fmt: skip
+    return table(list(lines.values()), columns, "conditional_truth")
+
+
 def compile_time(results: Path) -> str:
     """Compile time by depth."""
     columns = [
@@ -294,6 +320,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "estimators": estimators,
     "exactness": exactness,
     "families": families,
+    "family_peers": family_peers,
     "float64": float64,
     "known_posteriors": known_posteriors,
     "hardness": hardness,
@@ -304,6 +331,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "posteriors": posteriors,
     "solvers": solvers,
     "solving": solving,
+    "truth": truth,
 }
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from jaxflows.persistence.atomic_write import atomic_write
 
 RESULTS = Path(__file__).parent / "results"
-PACKAGES = ("jax", "jaxlib", "numpy", "optax", "jaxopt", "flax", "torch", "normflows")
+PACKAGES = ("jax", "jaxlib", "numpy", "optax", "jaxopt", "flax", "torch", "normflows", "zuko", "flowjax", "distrax")
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS")
 
 Row = dict[str, Any]

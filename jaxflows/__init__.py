@@ -26,6 +26,7 @@ conditions complete       samples, mean and diagnostics of the missing part, row
            solvers        the constraint solvers behind ``solve``
 inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of eleven methods
            inverse        noisy measurements, noise models and the methods
+limit      hardness       the flow whose conditional samples would solve Boolean satisfiability
 results    data           reading files, shipped digits, named masks
            metrics        scores of completions and the Gaussian baseline
            plotting       pictures of completions
@@ -34,13 +35,13 @@ results    data           reading files, shipped digits, named masks
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from jaxflows.lazy import lazy_names
 from jaxflows.version import __version__
 
 if TYPE_CHECKING:
-    from jaxflows import adapters, bijectors, data, flows, inverse, log_det, measurements, metrics, plotting, solvers
+    from jaxflows import adapters, bijectors, data, flows, hardness, inverse, log_det, measurements, metrics, plotting, solvers
     from jaxflows import observation as observe
     from jaxflows.conditional import posteriors
     from jaxflows.conditional.complete import complete
@@ -68,6 +69,7 @@ __all__ = [
     "fit_incomplete",
     "fit_posterior",
     "flows",
+    "hardness",
     "infer",
     "inverse",
     "load",
@@ -83,45 +85,33 @@ __all__ = [
     "solvers",
 ]
 
-# name -> (module, attribute), the attribute left out where the name stands for the module itself
-_PLACES: dict[str, tuple[str, str | None]] = {
-    "Flow": ("jaxflows.flows", "Flow"),
-    "Observation": ("jaxflows.observation", "Observation"),
-    "adapters": ("jaxflows.adapters", None),
-    "bijectors": ("jaxflows.bijectors", None),
-    "complete": ("jaxflows.conditional.complete", "complete"),
-    "data": ("jaxflows.data", None),
-    "fit": ("jaxflows.training.fit", "fit"),
-    "fit_by_em": ("jaxflows.training.monte_carlo_em", "fit_by_em"),
-    "fit_incomplete": ("jaxflows.training.fit_incomplete", "fit_incomplete"),
-    "fit_posterior": ("jaxflows.conditional.fit_posterior", "fit_posterior"),
-    "flows": ("jaxflows.flows", None),
-    "infer": ("jaxflows.inverse.infer", "infer"),
-    "inverse": ("jaxflows.inverse", None),
-    "load": ("jaxflows.persistence", "load"),
-    "log_det": ("jaxflows.log_det", None),
-    "measurements": ("jaxflows.measurements", None),
-    "metrics": ("jaxflows.metrics", None),
-    "observe": ("jaxflows.observation", None),
-    "plotting": ("jaxflows.plotting", None),
-    "posteriors": ("jaxflows.conditional.posteriors", None),
-    "predict_labels": ("jaxflows.training.predict_labels", "predict_labels"),
-    "save": ("jaxflows.persistence", "save"),
-    "solve": ("jaxflows.conditional.constraint", "solve"),
-    "solvers": ("jaxflows.solvers", None),
+# name -> module, or module:attribute
+_PLACES = {
+    "Flow": "jaxflows.flows:Flow",
+    "Observation": "jaxflows.observation:Observation",
+    "adapters": "jaxflows.adapters",
+    "bijectors": "jaxflows.bijectors",
+    "complete": "jaxflows.conditional.complete:complete",
+    "data": "jaxflows.data",
+    "fit": "jaxflows.training.fit:fit",
+    "fit_by_em": "jaxflows.training.monte_carlo_em:fit_by_em",
+    "fit_incomplete": "jaxflows.training.fit_incomplete:fit_incomplete",
+    "fit_posterior": "jaxflows.conditional.fit_posterior:fit_posterior",
+    "flows": "jaxflows.flows",
+    "hardness": "jaxflows.hardness",
+    "infer": "jaxflows.inverse.infer:infer",
+    "inverse": "jaxflows.inverse",
+    "load": "jaxflows.persistence:load",
+    "log_det": "jaxflows.log_det",
+    "measurements": "jaxflows.measurements",
+    "metrics": "jaxflows.metrics",
+    "observe": "jaxflows.observation",
+    "plotting": "jaxflows.plotting",
+    "posteriors": "jaxflows.conditional.posteriors",
+    "predict_labels": "jaxflows.training.predict_labels:predict_labels",
+    "save": "jaxflows.persistence:save",
+    "solve": "jaxflows.conditional.constraint:solve",
+    "solvers": "jaxflows.solvers",
 }
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
-        raise AttributeError(f"module 'jaxflows' has no attribute {name!r}")
-    module, attribute = _PLACES[name]
-    value: Any = importlib.import_module(module)
-    if attribute is not None:
-        value = getattr(value, attribute)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _PLACES, __all__)

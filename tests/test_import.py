@@ -37,8 +37,20 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_modules_can_be_imported_under_their_own_paths():
-    for name, (module, _) in jaxflows._PLACES.items():
-        assert importlib.util.find_spec(module), name
+    for name, place in jaxflows._PLACES.items():
+        assert importlib.util.find_spec(place.partition(":")[0]), name
+
+
+@pytest.mark.parametrize("package", ["jaxflows", "adapters", "bijectors", "flows", "solvers"])
+def test_packages_list_what_they_import_when_it_is_named(package):
+    module = jaxflows if package == "jaxflows" else getattr(jaxflows, package)
+    assert dir(module) == sorted(dir(module))
+    for name in dir(module):
+        value = getattr(module, name)
+        # left in the package: named again, it is not looked for again
+        assert vars(module)[name] is value
+    with pytest.raises(AttributeError, match=f"module '{module.__name__}' has no attribute 'nothing'"):
+        _ = module.nothing
 
 
 def test_an_unknown_name_is_an_attribute_error():

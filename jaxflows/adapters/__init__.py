@@ -6,8 +6,9 @@ Each factory returns ``(flow, params)``. A peer library is imported when its fac
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxflows.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jaxflows.adapters.distrax import from_distrax
@@ -19,15 +20,4 @@ __all__ = ["from_distrax", "from_flowjax", "from_functions"]
 # factory -> module of this package
 _PLACES = {"from_distrax": "distrax", "from_flowjax": "flowjax", "from_functions": "functions"}
 
-
-def __getattr__(name: str) -> Any:
-    """Import a factory when it is first named."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, {name: f"{__name__}.{module}:{name}" for name, module in _PLACES.items()}, __all__)

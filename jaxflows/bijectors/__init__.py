@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from jaxflows.bijectors.registry import FAMILIES
+from jaxflows.lazy import lazy_names
 
+_MODULES = sorted({"base", "registry", *FAMILIES.values()})
 
-def __getattr__(name: str) -> ModuleType:
-    """Import a module of this package when it is first named."""
-    registry = importlib.import_module(f"{__name__}.registry")
-    if name not in {"base", "registry", *registry.FAMILIES.values()}:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f"{__name__}.{name}")
+__getattr__, __dir__ = lazy_names(__name__, {name: f"{__name__}.{name}" for name in _MODULES}, _MODULES)

@@ -25,7 +25,11 @@ class SolveInfo(NamedTuple):
         residual: largest absolute entry of the equation's defect at the returned value, in the units of the event.
         steps: iterations taken.
         converged: whether ``residual`` met the tolerance.
-        evaluations: block evaluations spent (one residual network applied once; a JVP or VJP counts as two).
+        evaluations: block evaluations spent: one network applied once, or a layer without one and its check; a JVP or VJP
+            counts as two. The inner fixed point of an inversion counts each of its steps. The same fixed point inside a
+            forward pass does not: a pass counts `Bijector.blocks` whatever its layers, one a block, because ``transform``
+            returns no report. A pass through an inverted residual block costs more than its count, therefore; a sweep,
+            which solves nothing inside, does not.
     """
 
     residual: jax.Array
@@ -64,7 +68,7 @@ class Bijector(NamedTuple):
 
     Attributes:
         spec: canonical JSON description, enough to build the layer again (`jaxflows.bijectors.registry`).
-        blocks: how many residual-network evaluations one pass costs (the unit of every cost reported).
+        blocks: how many block evaluations a pass counts, the unit of every cost reported (see `SolveInfo`).
         explicit: whether ``invert`` costs about as much as ``transform``, as it does in coupling layers, rather than a solve.
         init: ``(key, shape) -> params`` for events of that shape.
         output_shape: ``shape -> shape``; raises ValueError when the layer cannot take the shape.
@@ -113,10 +117,10 @@ def describe(kind: str, /, **options: Any) -> str:
     return json.dumps({"bijector": kind, **options}, sort_keys=True)
 
 
-def no_work(dtype: Any = jnp.float32) -> SolveInfo:
-    """The info of a computation in closed form."""
-    zero = jnp.zeros((), jnp.int32)
-    return SolveInfo(jnp.zeros((), dtype), zero, jnp.ones((), bool), zero)
+def no_work(dtype: Any = jnp.float32, *, evaluations: int | jax.Array = 0) -> SolveInfo:
+    """The info of a computation in closed form, of so many block evaluations."""
+    spent = jnp.asarray(evaluations, jnp.int32)
+    return SolveInfo(jnp.zeros((), dtype), jnp.zeros((), jnp.int32), jnp.ones((), bool), spent)
 
 
 def combine(first: SolveInfo, second: SolveInfo) -> SolveInfo:

@@ -126,7 +126,7 @@ def coupling(spec: str, options: Coupling, numbers: int, forth: Elementwise, bac
         return forward(params, u)[0]
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
-        return inverse(params, v)[0], no_work(v.dtype)._replace(evaluations=jnp.ones((), jnp.int32))
+        return inverse(params, v)[0], no_work(v.dtype, evaluations=1)
 
     def log_det(params: Params, u: jax.Array) -> jax.Array:
         return forward(params, u)[1]

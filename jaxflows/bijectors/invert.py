@@ -30,7 +30,7 @@ def invert(inner: Bijector) -> Bijector:
         return inner.invert(params, u)[0]
 
     def inverted(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
-        return inner.transform(params, v), no_work(v.dtype)
+        return inner.transform(params, v), no_work(v.dtype, evaluations=inner.blocks)
 
     def estimate(key: jax.Array, estimator: Any, params: Params, u: jax.Array) -> tuple[jax.Array, LogDet]:
         v = transform(params, u)

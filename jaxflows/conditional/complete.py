@@ -15,6 +15,7 @@ from jaxflows.conditional.amortised import Amortised, mean_fields
 from jaxflows.conditional.completion import Completion, blank, checked_resume, store
 from jaxflows.conditional.fit_posterior import Fitted, begin, fit_posterior
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows
+from jaxflows.conditional.mixture import draw_mixture
 from jaxflows.conditional.partition import PARTITIONS, check_partition
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, mean_field
 from jaxflows.conditional.sample import Draws, draw_samples
@@ -38,6 +39,7 @@ class _Settings(NamedTuple):
     max_hidden: int
     num_samples: int
     fit_steps: int
+    anchors: int
 
 
 class _Batch(NamedTuple):
@@ -60,6 +62,18 @@ def _draw_rows(settings: _Settings, solver: ConstraintSolver, params: Params, ba
     return jax.vmap(one)(batch, fitted)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _draw_mixtures(settings: _Settings, solver: ConstraintSolver, params: Params, batch: _Batch) -> Draws:
+    def one(row: _Batch) -> Draws:
+        return draw_mixture(
+            row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
+            anchors=settings.anchors, solver=solver, max_hidden=settings.max_hidden,
+        )  # fmt: skip
+
+    # one row at a time: its anchors and draws are a batch already
+    return jax.lax.map(one, batch)
+
+
 def complete(
     key: jax.Array,
     flow: Flow,
@@ -72,6 +86,7 @@ def complete(
     fit_steps: int | None = None,
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
+    anchors: int = 1,
     resume: Completion | None = None,
     progress: bool = True,
 ) -> Completion:
@@ -96,6 +111,9 @@ def complete(
         partition: which part of the latent is free, 'same', 'volume', 'tangent' or 'average'
             (`jaxflows.conditional.partition`); 'auto' chooses by row, and tries others for a row whose draws were not all
             solved.
+        anchors: places from which an anchor is searched for. One sees one mode of the posterior; with more, draws come from a
+            mixture of the Gauss-Newton posteriors at the anchors found (`jaxflows.conditional.mixture`), each with its own
+            tangent partition, for as many times the work.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
 
@@ -105,7 +123,8 @@ def complete(
 
     Raises:
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
-            amortised posterior with a linear measurement or another partition than its own, 'same'.
+            amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
+            a posterior or a partition, which are then not free.
 
     Cost: a row of d entries, K of them hidden, takes about 6 + S products of the Jacobian with K columns and as many
         K x K factorisations, and S constraint solves. Inside ``jit`` use `jaxflows.conditional.sample.draw_samples`.
@@ -114,6 +133,10 @@ def complete(
     check_partition(partition)
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
+    if anchors < 1:
+        raise ValueError(f"expected anchors >= 1; got {anchors}")
+    if anchors > 1 and not (posterior is None and partition in ("auto", "tangent")):
+        raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     amortised = posterior if isinstance(posterior, Amortised) else None
     if isinstance(posterior, Amortised):
         if isinstance(observed, LinearMeasurement) or partition not in ("auto", "same"):
@@ -137,6 +160,7 @@ def complete(
         max_hidden,
         num_samples,
         200 if fit_steps is None else fit_steps,
+        anchors,
     )
     at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(work))))
     todo = work[~result.info.done[work]]
@@ -176,6 +200,9 @@ def _slots(measured: MeasuredRows, size: int) -> int:
 
 
 def _work(settings: _Settings, params: Params, batch: _Batch) -> Draws:
+    if settings.anchors > 1:
+        solver = settings.solver or thorough_solver(settings.flow, True)
+        return jax.block_until_ready(_draw_mixtures(settings, solver, params, batch))
     fitted = _fit(settings, params, batch)
     solver = settings.solver or quick_solver(is_anchored(settings.posterior, fitted.start))
     drawn = _draw_rows(settings, solver, params, batch, fitted)

@@ -111,7 +111,7 @@ def prior_reference(flow: Flow, params: Params, where: Hidden, y_observed: jax.A
     identity, zeros = jnp.eye(size, dtype=dtype), jnp.zeros(size, dtype)
     if partition == "same":
         anchor, evaluations = rough_completion(flow, params, where, y_observed)
-        info = no_work()._replace(evaluations=evaluations)
+        info = no_work(evaluations=evaluations)
         nan, same = jnp.full((), jnp.nan, dtype), jnp.zeros((), jnp.int32)
         return Reference(zeros, identity, zeros.sum(), anchor, 0.0 * identity, identity, None, nan, same, info)
     start = gauss_newton_reference(flow, params, where, y_observed, partition)

@@ -6,10 +6,10 @@ not named as their factories are, since importing a module puts its name here.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jaxflows.flows.flow import Flow, check_event, flow_of, standard_normal_log_prob
+from jaxflows.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jaxflows.flows.continuous_flows import continuous
@@ -65,15 +65,4 @@ _PLACES = {
     "sylvester": "sylvester_flows",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a factory when it is first named."""
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, {name: f"{__name__}.{module}:{name}" for name, module in _PLACES.items()}, __all__)

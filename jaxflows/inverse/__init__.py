@@ -6,8 +6,9 @@ by one of the factories below, each imported when it is first named (docs/invers
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from jaxflows.lazy import lazy_names
 
 if TYPE_CHECKING:
     from jaxflows.inverse import noise
@@ -42,35 +43,23 @@ __all__ = [
 ]
 
 
-# name -> module of this package; modules are not named as what they hold, since importing a module puts its name here
+# name -> module:attribute; modules are not named as what they hold, since importing a module puts its name here
 _PLACES = {
-    "Inference": "infer",
-    "NoisyMeasurement": "noisy_measurements",
-    "ambient": "ambient_method",
-    "asim": "asim_method",
-    "constraint": "constraint_method",
-    "csgm": "csgm_method",
-    "hmc": "blackjax_methods",
-    "langevin": "langevin_method",
-    "mala": "langevin_method",
-    "most_probable": "map_method",
-    "noisy_measurement": "noisy_measurements",
-    "nuts": "blackjax_methods",
-    "plmcmc": "plmcmc_method",
-    "pregenerator": "pregenerator_method",
+    "Inference": "jaxflows.inverse.infer:Inference",
+    "NoisyMeasurement": "jaxflows.inverse.noisy_measurements:NoisyMeasurement",
+    "ambient": "jaxflows.inverse.ambient_method:ambient",
+    "asim": "jaxflows.inverse.asim_method:asim",
+    "constraint": "jaxflows.inverse.constraint_method:constraint",
+    "csgm": "jaxflows.inverse.csgm_method:csgm",
+    "hmc": "jaxflows.inverse.blackjax_methods:hmc",
+    "langevin": "jaxflows.inverse.langevin_method:langevin",
+    "mala": "jaxflows.inverse.langevin_method:mala",
+    "most_probable": "jaxflows.inverse.map_method:most_probable",
+    "noise": "jaxflows.inverse.noise",
+    "noisy_measurement": "jaxflows.inverse.noisy_measurements:noisy_measurement",
+    "nuts": "jaxflows.inverse.blackjax_methods:nuts",
+    "plmcmc": "jaxflows.inverse.plmcmc_method:plmcmc",
+    "pregenerator": "jaxflows.inverse.pregenerator_method:pregenerator",
 }
 
-
-def __getattr__(name: str) -> Any:
-    """Import a name when it is first used."""
-    if name == "noise":
-        return importlib.import_module(f"{__name__}.noise")
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = lazy_names(__name__, _PLACES, __all__)

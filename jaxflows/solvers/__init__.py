@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from types import ModuleType
+from jaxflows.lazy import lazy_names
 
 _MODULES = (
     "alternating",
@@ -21,9 +20,4 @@ _MODULES = (
     "stack_inversion",
 )
 
-
-def __getattr__(name: str) -> ModuleType:
-    """Import a module of this package when it is first named."""
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return importlib.import_module(f"{__name__}.{name}")
+__getattr__, __dir__ = lazy_names(__name__, {name: f"{__name__}.{name}" for name in _MODULES}, _MODULES)

@@ -89,6 +89,20 @@ def test_trained_by_flowjax_and_conditioned_here():
     check_conditional(flow, params, (-1.0, 0.5, 1.5))
 
 
+def test_permutations_between_layers_are_conditioned_by_the_automatic_partition():
+    # the latent's order is the permutations', so that the same coordinates can be those that are observed
+    distribution = peers.coupling_flow(KEY, base_dist=StandardNormal((4,)), flow_layers=3, nn_width=8, nn_depth=1)
+    flow, params = from_flowjax(distribution)
+    rows = np.asarray(distribution.sample(jax.random.key(1), (2,)))
+    observed = np.array([[True, False, True, False], [False, True, True, False]])
+    result = jf.complete(jax.random.key(2), flow, params, rows, observed, num_samples=64, partition="auto", progress=False)
+    assert "tangent" in result.info.partition
+    assert np.all(result.info.overlap > 0.35)
+    assert np.all(result.info.converged == 1.0)
+    assert np.all(result.info.ess > 0.5 * 64)
+    np.testing.assert_array_equal(result.samples[:, 0][observed], rows[observed])
+
+
 def test_rows_of_a_larger_flow_are_completed():
     # a single layer: the random permutations between layers leave same-index sub-Jacobians singular
     layer = bijections.MaskedAutoregressive(

@@ -12,8 +12,12 @@ import pytest
 
 import jaxflows as jf
 from jaxflows import flows
+from jaxflows.bijectors.chain import chain
+from jaxflows.bijectors.invert import invert
+from jaxflows.bijectors.residual import residual_dense
 from jaxflows.observation import linear, mask
 from jaxflows.solvers.boundary_sweep import boundary_sweep, sweep
+from jaxflows.solvers.chord import chord
 from jaxflows.solvers.equation import trace
 
 FLOW = flows.implicit(event_shape=(6,), blocks=2, hidden=12, activation="tanh", coeff=0.7)
@@ -66,6 +70,26 @@ def test_the_constraint_is_solved_in_a_few_sweeps_of_known_cost(kind):
     x = FLOW.encode(initial(), y)
     np.testing.assert_allclose(observation.hidden_part(x - x_hidden), 0.0, atol=1e-4)
     np.testing.assert_allclose(observation.observed_part(y), y_observed, atol=1e-5)
+
+
+def test_what_is_counted_of_a_fixed_point_inside():
+    block = residual_dense(hidden=(12,), activation="tanh", coeff=0.7)
+    pair = chain(block, invert(block))
+    params = jax.tree.map(lambda leaf: leaf[0], initial()[1][0])
+    v = jnp.linspace(-1.0, 1.0, 6)
+
+    def inversions(params, v):
+        return pair.invert((params, params), v)[1], block.invert(params, block.transform(params, v))[1]
+
+    both, inside = jax.jit(inversions)(params, v)
+    # data from latent: one evaluation through the inverted block, and the steps of the residual block's fixed point
+    assert int(inside.evaluations) == int(inside.steps) > 3
+    assert int(both.evaluations) == 1 + int(inside.evaluations)
+    # latent from data: a pass counts its blocks, whatever the inverted ones iterate
+    observation = mask(jnp.asarray([True, False] * 3))
+    _, info = jax.jit(lambda p: jf.solve(FLOW, p, observation, v, jnp.zeros(6), solver=chord()))(initial())
+    assert bool(info.converged)
+    assert int(info.evaluations) == FLOW.bijector.blocks * (int(info.steps) + 1)
 
 
 def test_every_actnorm_starts_on_what_leaves_the_block_before_it_inverted_or_not():
