@@ -259,6 +259,7 @@ def truth(results: Path) -> str:
         ("its standard error", number("accuracy_std_error", ".3f")), ("without weights", number("accuracy_unweighted", ".3f")),
         ("calibration, p", number("sbc_p", ".2g")), ("effective samples", share("ess_fraction")),
         ("solved", share("converged_fraction")), ("mass reached", number("mass_reached", ".3f")),
+        ("by one anchor", number("mass_of_one_anchor", ".3f")),
         ("both passed", lambda row: "yes" if row["passed"] else "**no**"),
     ]  # fmt: skip
     return table(list(lines.values()), columns, "conditional_truth")

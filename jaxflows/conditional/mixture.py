@@ -2,13 +2,15 @@
 
 One anchor sees the mode it lies in. Its solves may moreover lead to one branch of solutions only, and mass that no draw can
 reach is missed without a sign. Here M anchors are searched for, the first from the middle of the latent and the others from
-events of the flow itself with what was observed pasted in. With s_k the share of anchor k and q_k its posterior's density of
-y_hidden, which is zero where the solve for y's own free latent does not lead back to y,
+events of the flow itself with what was observed pasted in. With s_k the share of anchor k, q_k its posterior's density of
+y_hidden, which is zero where the solve for y's own free latent does not lead back to y, and t_k a Student distribution
+around the anchor in the data, which is positive everywhere and needs no solve,
 
-    y ~ sum_k s_k q_k,     w = p(y) / sum_k s_k q_k(y_hidden)
+    y ~ sum_k s_k (3/4 q_k + 1/4 t_k),     w = p(y) / sum_k s_k (3/4 q_k + 1/4 t_k)(y_hidden)
 
-(the balance heuristic: Veach and Guibas 1995). Anchors found twice count once; shares are half even and half the Laplace
-evidence of each.
+(the balance heuristic: Veach and Guibas 1995; t_k as a defence: Hesterberg 1995). So the weights' mean is p(y_observed)
+whatever the solver can reach, and what only t_k reaches shows in the weights. Anchors found twice count once; shares are half
+even and half the Laplace evidence of each.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.scipy.special import gammaln
 
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.diagnostics import usable, weight_report
@@ -35,6 +38,10 @@ from jaxflows.solvers.robust import thorough_solver
 
 # anchors nearer than this in the latent are one
 SAME_ANCHOR = 0.1
+
+# of every four draws one is from around the anchors in the data, of a Student distribution of this many degrees of freedom
+WIDE_ONE_IN = 4
+DEGREES = 4.0
 
 # a solve that comes this near, relative to the event's size, has led back to the event
 SAME_EVENT = 1e-2
@@ -101,11 +108,24 @@ def draw_mixture(
         log_det = jnp.linalg.slogdet(hidden_block(where, columns))[1]
         return hidden_normal_log_prob(where.used, eta) - start.log_det + log_det
 
-    # systematic: every anchor has its share of the draws, to one
-    ticks = (jnp.arange(num_samples) + jax.random.uniform(k_share)) / num_samples
-    chosen = jnp.clip(jnp.searchsorted(jnp.cumsum(jnp.exp(log_share)), ticks), 0, anchors - 1)
+    wide = num_samples // WIDE_ONE_IN
+    narrow = num_samples - wide
+    k_narrow, k_wide = jax.random.split(k_share)
     eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
-    events, infos = jax.vmap(solved)(eps, jax.tree.map(lambda leaf: leaf[chosen], references))
+    chosen = _anchors_of(k_narrow, log_share, narrow)
+    events, infos = jax.vmap(solved)(eps[:narrow], jax.tree.map(lambda leaf: leaf[chosen], references))
+    k_anchor, k_tail = jax.random.split(k_wide)
+    around = _anchors_of(k_anchor, log_share, wide)
+    stretch = jnp.sqrt(0.5 * DEGREES / jax.random.gamma(k_tail, 0.5 * DEGREES, (wide,), y_observed.dtype))
+
+    def spread_out(eta: jax.Array, anchor: jax.Array, spread: jax.Array) -> jax.Array:
+        return observation.restore(anchor + where.expand(spread @ eta), known)
+
+    far = jax.vmap(spread_out)(stretch[:, None] * eps[narrow:], references.anchor[around], references.spread[around])
+    events = jnp.concatenate([events, far])
+    converged = jnp.concatenate([infos.converged, jnp.ones(wide, bool)])
+    chosen = jnp.concatenate([chosen, jnp.full(wide, -1)])
+    log_parts = jnp.log(jnp.asarray([narrow, wide], y_observed.dtype) / num_samples)
     # whether every anchor's own solve would have found the event
     etas = jax.vmap(lambda y: jax.vmap(lambda start: coordinates(y, start))(references))(events)
     again, others = jax.vmap(lambda eta: jax.vmap(solved)(eta, references))(etas)
@@ -117,15 +137,16 @@ def draw_mixture(
     def log_weight(arguments: Any) -> jax.Array:
         y, eta, reached = arguments
         densities = jax.lax.map(lambda pair: log_density(y, *pair), (eta, references))
-        mixture = jax.scipy.special.logsumexp(jnp.where(reached, log_share + densities, -jnp.inf))
-        return flow.log_prob(params, y) - mixture
+        tails = jax.lax.map(lambda start: _log_student(where, y, start), references)
+        terms = jnp.stack([jnp.where(reached, log_parts[0] + densities, -jnp.inf), log_parts[1] + tails])
+        return flow.log_prob(params, y) - jax.scipy.special.logsumexp(log_share + terms)
 
-    log_weights = usable(jax.lax.map(log_weight, (events, etas, leads_back)), infos.converged)
+    log_weights = usable(jax.lax.map(log_weight, (events, etas, leads_back)), converged)
     best = jnp.argmax(log_share)
     solve = SolveInfo(
         jnp.max(infos.residual),
         jnp.max(infos.steps),
-        jnp.mean(infos.converged.astype(events.dtype)),
+        jnp.mean(converged.astype(events.dtype)),
         jnp.sum(infos.evaluations) + jnp.sum(others.evaluations) + jnp.sum(references.info.evaluations),
     )
     return Draws(
@@ -140,6 +161,21 @@ def _begins(key: jax.Array, flow: Flow, params: Params, where: Hidden, known: ja
     x = jax.random.normal(key, (anchors - 1, *flow.latent_shape), known.dtype)
     others = jax.vmap(lambda t: where.observation.restore(flow.decode(params, t)[0], known))(x)
     return jnp.concatenate([middle[None], jnp.where(jnp.isfinite(others), others, middle)])
+
+
+def _anchors_of(key: jax.Array, log_share: jax.Array, count: int) -> jax.Array:
+    """Positions of anchors, (count,): systematic, so that every anchor has its share of them, to one."""
+    ticks = (jnp.arange(count) + jax.random.uniform(key)) / max(1, count)
+    return jnp.clip(jnp.searchsorted(jnp.cumsum(jnp.exp(log_share)), ticks), 0, log_share.size - 1)
+
+
+def _log_student(where: Hidden, y: jax.Array, start: Reference) -> jax.Array:
+    """log t_k(y_hidden): a multivariate Student distribution around the anchor, of scale ``spread``."""
+    eta = jnp.linalg.solve(start.spread, where.compress(y - start.anchor))
+    count = jnp.sum(where.used).astype(y.dtype)
+    half = 0.5 * (DEGREES + count)
+    constant = gammaln(half) - gammaln(0.5 * DEGREES) - 0.5 * count * math.log(DEGREES * math.pi)
+    return constant - half * jnp.log1p(jnp.sum(eta**2) / DEGREES) - jnp.linalg.slogdet(start.spread)[1]
 
 
 def _log_shares(flow: Flow, params: Params, where: Hidden, references: Reference) -> jax.Array:
