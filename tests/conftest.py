@@ -42,6 +42,19 @@ def pytest_xdist_make_scheduler(config, log):
     return _SharedPrograms(config, log) if config.getvalue("dist") == "load" else None
 
 
+# maps of memory at which programs are let go: the kernel allows a process 65,530, and a program takes several
+_MOST_MAPS = 30_000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _programs_let_go():
+    """A worker that has compiled too much for the kernel forgets its programs between files."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > _MOST_MAPS:
+        jax.clear_caches()
+
+
 @pytest.fixture
 def random_params():
     """``flow -> params``: random numbers in every leaf, without the cost of ``flow.init`` nor its constraint."""
