@@ -36,7 +36,7 @@ def nuts(*, warm_up: int = 500, steps: int = 100, sigma: float = 0.05) -> Method
 
 @factory
 def hmc(*, warm_up: int = 500, steps: int = 100, leapfrogs: int = 16, sigma: float = 0.05) -> Method:
-    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps; otherwise as `nuts`.
+    """Hamiltonian Monte Carlo with a fixed number of leapfrog steps, their size drawn anew each time; otherwise as `nuts`.
 
     Args:
         warm_up, steps, sigma: as `nuts`.
@@ -83,7 +83,10 @@ def _chains(
 
     def chain(key: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         def step(state: Any, k: jax.Array) -> tuple[Any, Any]:
-            state, info = kernel.step(k, state)
+            k_size, k_move = jax.random.split(k)
+            # trajectories of one length that comes near a period of the target would lead back to where they began (Neal 2011)
+            shorter = adapted["step_size"] * jax.random.uniform(k_size, minval=0.5)
+            state, info = algorithm(log_density, **(adapted | {"step_size": shorter})).step(k_move, state)
             return state, (info.acceptance_rate, info.num_integration_steps)
 
         state, (rates, leapfrogs) = jax.lax.scan(step, kernel.init(start), jax.random.split(key, steps))
