@@ -201,22 +201,24 @@ def _flat_halves(split: str, parity: int, shape: Shape) -> _Halves:
     size = math.prod(shape)
     if size < 2:
         raise ValueError(f"expected an event of at least two entries to split; got shape {shape}")
-    entries = np.arange(size, dtype=np.int32)
-    second = entries >= size // 2 if split == "half" else entries % 2 == 1
-    is_changed = second if parity == 0 else ~second
-    kept, changed = entries[~is_changed], entries[is_changed]
-    back = np.argsort(np.concatenate([kept, changed])).astype(np.int32)
-
-    def take(flat: jax.Array, positions: np.ndarray) -> jax.Array:
-        return flat.at[positions].get(mode="promise_in_bounds", unique_indices=True)
+    # slices and not gathers: what a slice passes back is padded, what a gather passes back is scattered entry by entry
+    middle = size // 2
+    first, second = (slice(middle), slice(middle, size)) if split == "half" else (slice(0, size, 2), slice(1, size, 2))
+    kept, changed = (first, second) if parity == 0 else (second, first)
 
     def join(u: jax.Array, image: jax.Array) -> jax.Array:
-        return take(jnp.concatenate([take(u.reshape(-1), kept), image]), back).reshape(shape)
+        unchanged = u.reshape(-1)[kept]
+        before, after = (unchanged, image) if parity == 0 else (image, unchanged)
+        if split == "half":
+            return jnp.concatenate([before, after]).reshape(shape)
+        # of an odd number of entries the first and the last are of the same parity
+        paired = jnp.stack([before, jnp.pad(after, (0, before.size - after.size))], axis=1)
+        return paired.reshape(-1)[:size].reshape(shape)
 
     return _Halves(
-        features=len(changed),
-        kept=lambda u: take(u.reshape(-1), kept),
-        changed=lambda u: take(u.reshape(-1), changed),
+        features=len(range(size)[changed]),
+        kept=lambda u: u.reshape(-1)[kept],
+        changed=lambda u: u.reshape(-1)[changed],
         join=join,
         total=jnp.sum,
     )
