@@ -70,10 +70,10 @@ def test_the_likelihood_of_what_was_observed_comes_within_a_hundredth_of_a_nat_o
     # of the training rows, and of those given for validation
     empty = ~OBSERVED.any(axis=1)
     assert report.empty_rows == np.sum(empty) + np.sum(empty[:100])
-    # the held-out loss bounds -log p(y_observed) from above
+    # the held-out loss bounds -log p(y_observed) from above, up to the noise of its few draws
     seen = np.flatnonzero(~empty[:100])
     truth = log_likelihood(model.params, ROWS[seen], OBSERVED[seen])
-    assert 0 < truth + 3 * report.run.validation_losses[-1] < 0.2
+    assert -5e-3 < truth + 3 * report.run.validation_losses[-1] < 0.2
     assert report.run.validation_steps.tolist() == [100, 200]
 
 
