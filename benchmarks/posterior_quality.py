@@ -1,6 +1,7 @@
 """How good the posteriors are: against closed forms, against quadrature, and on digits.
 
     python -m benchmarks.posterior_quality            # a few minutes on two cores
+    python -m benchmarks.posterior_quality --only digits    # one case; the others keep their rows
     python -m benchmarks.posterior_quality --quick    # about a minute, nothing written to results/
 
 Cases: (a) 'linear': affine residual flows, every mask of d <= 6, float32, against the Schur complement; (b) 'plane': a 2-D
@@ -20,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow, plane_flow
+from benchmarks.readme_tables import read_rows
 from benchmarks.results_file import RESULTS, write_results
 from jaxflows import persistence
 from jaxflows.conditional import posteriors
@@ -175,12 +177,22 @@ def _fitted_row(
 def main() -> None:
     """Run all cases and write results/posterior_quality.json."""
     parser = argparse.ArgumentParser(prog="benchmarks.posterior_quality", description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "--only", choices=("linear", "plane", "digits"), nargs="+", help="some cases; the others keep their rows"
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes; writes to runs/ in place of results/")
     options = parser.parse_args()
-    rows = linear_rows((2, 3) if options.quick else (1, 2, 3, 4, 5, 6))
-    rows += plane_rows(2_000 if options.quick else 200_000)
-    rows += digits_rows(2 if options.quick else 8, 20 if options.quick else 200)
     directory = Path("runs") if options.quick else RESULTS
+    cases = {
+        "linear": lambda: linear_rows((2, 3) if options.quick else (1, 2, 3, 4, 5, 6)),
+        "plane": lambda: plane_rows(2_000 if options.quick else 200_000),
+        "digits": lambda: digits_rows(2 if options.quick else 8, 20 if options.quick else 200),
+    }
+    earlier = read_rows("posterior_quality", directory)
+    rows: list[dict[str, Any]] = []
+    for case, measure in cases.items():
+        chosen = options.only is None or case in options.only
+        rows += measure() if chosen else [row for row in earlier if row["case"].split()[0] == case]
     write_results("posterior_quality", rows, seeds=range(8), directory=directory)
 
 
