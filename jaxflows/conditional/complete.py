@@ -127,7 +127,8 @@ def complete(
             a posterior or a partition, which are then not free.
 
     Cost: a row of d entries, K of them hidden, takes about 6 + S products of the Jacobian with K columns and as many
-        K x K factorisations, and S constraint solves. Inside ``jit`` use `jaxflows.conditional.sample.draw_samples`.
+        K x K factorisations, and S constraint solves; with M anchors some M + 1 times that. Inside ``jit`` use
+        `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)
     check_partition(partition)

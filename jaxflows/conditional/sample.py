@@ -104,10 +104,11 @@ def draw_samples(
     gaps = jax.lax.map(lambda y: log_det_gap(flow, params, where, y), samples)
     log_weights = usable(log_weights + gaps, infos.converged)
     samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
-    solve = SolveInfo(
-        jnp.max(infos.residual),
-        jnp.max(infos.steps),
-        jnp.mean(infos.converged.astype(samples.dtype)),
-        jnp.sum(infos.evaluations) + start.info.evaluations,
-    )
+    solve = solves_in_all(infos, start.info.evaluations)
     return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, weight_report(log_weights), solve)
+
+
+def solves_in_all(infos: SolveInfo, others: jax.Array) -> SolveInfo:
+    """`Draws.solve` from the reports of all draws, every leaf (S,), and the evaluations spent on anything else."""
+    share = jnp.mean(infos.converged.astype(infos.residual.dtype))
+    return SolveInfo(jnp.max(infos.residual), jnp.max(infos.steps), share, jnp.sum(infos.evaluations) + others)
