@@ -54,14 +54,13 @@ def spline_coupling(
         raise ValueError(f"expected 0 < min_bin < 1 / bins = {1 / bins:.3g}; got {min_bin}")
     if not 0 < min_derivative < 1:
         raise ValueError(f"expected 0 < min_derivative < 1; got {min_derivative}")
-    knots = functools.partial(_knots, bins=bins, bound=bound, min_bin=min_bin, min_derivative=min_derivative)
+    chosen = functools.partial(_bin, bins=bins, bound=bound, min_bin=min_bin, min_derivative=min_derivative)
 
     def forth(numbers: jax.Array, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         inside = jnp.abs(u) < bound
         # zero stands in for entries outside, so that neither branch has a value or a gradient that is not finite
         t = jnp.where(inside, u, 0.0)
-        spline = knots(numbers)
-        b = _bin(spline, t, spline.x)
+        b = chosen(numbers, t, by_height=False)
         xi = (t - b.x) / b.width
         v = b.y + b.height * (b.slope * xi**2 + b.left * xi * (1 - xi)) / _denominator(b, xi)
         return jnp.where(inside, v, u), jnp.where(inside, _log_derivative(b, xi), 0.0)
@@ -69,8 +68,7 @@ def spline_coupling(
     def back(numbers: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         inside = jnp.abs(v) < bound
         t = jnp.where(inside, v, 0.0)
-        spline = knots(numbers)
-        b = _bin(spline, t, spline.y)
+        b = chosen(numbers, t, by_height=True)
         xi = _root(b, t - b.y)
         return jnp.where(inside, b.x + b.width * xi, v), jnp.where(inside, -_log_derivative(b, xi), 0.0)
 
@@ -81,19 +79,8 @@ def spline_coupling(
     return coupling(spec, options, 3 * bins - 1, forth, back)
 
 
-class _Knots(NamedTuple):
-    """A spline: left knots x, y, widths, heights and derivatives at both knots of every bin, each (..., bins)."""
-
-    x: jax.Array
-    y: jax.Array
-    width: jax.Array
-    height: jax.Array
-    left: jax.Array
-    right: jax.Array
-
-
 class _Bin(NamedTuple):
-    """The bin that holds each entry, every field of the entries' shape."""
+    """The bin that holds each entry: left knot (x, y), width, height, derivatives at both knots, and slope."""
 
     x: jax.Array
     y: jax.Array
@@ -104,32 +91,39 @@ class _Bin(NamedTuple):
     slope: jax.Array
 
 
-def _knots(numbers: jax.Array, *, bins: int, bound: float, min_bin: float, min_derivative: float) -> _Knots:
-    """Of (..., 3 bins - 1) unconstrained numbers; 0 gives equal bins and derivatives 1."""
+def _bin(
+    numbers: jax.Array, t: jax.Array, *, by_height: bool, bins: int, bound: float, min_bin: float, min_derivative: float
+) -> _Bin:
+    """The bin of ``t`` along its own axis, in the spline of (..., 3 bins - 1) unconstrained numbers.
+
+    0 gives equal bins and derivatives 1. The bin is found first: what needs a logarithm or a power is then done once.
+    """
 
     def sides(raw: jax.Array) -> jax.Array:
         return 2 * bound * (min_bin + (1 - min_bin * bins) * jax.nn.softmax(raw))
 
-    def starts(side: jax.Array) -> jax.Array:
-        return jnp.cumsum(side, axis=-1) - side - bound
+    widths, heights = sides(numbers[..., :bins]), sides(numbers[..., bins : 2 * bins])
+    inner_knots = jnp.cumsum((heights if by_height else widths)[..., :-1], axis=-1) - bound
+    passed = t[..., None] >= inner_knots
+    ones = jnp.ones_like(passed[..., :1])
+    chosen = jnp.concatenate([ones, passed], axis=-1) & ~jnp.concatenate([passed, ~ones], axis=-1)
 
-    width, height = sides(numbers[..., :bins]), sides(numbers[..., bins : 2 * bins])
-    # exp(c tanh(r / c)) with c = log(1 / min_derivative): the derivatives cannot overflow
-    limit = -math.log(min_derivative)
-    inner = jnp.exp(limit * jnp.tanh(numbers[..., 2 * bins :] / limit))
-    end = jnp.ones_like(inner[..., :1])
-    left, right = jnp.concatenate([end, inner], axis=-1), jnp.concatenate([inner, end], axis=-1)
-    return _Knots(starts(width), starts(height), width, height, left, right)
+    def start(side: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(passed, side[..., :-1], 0.0), axis=-1) - bound
 
+    def here(values: jax.Array, which: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(which, values, 0.0), axis=-1)
 
-def _bin(spline: _Knots, t: jax.Array, starts: jax.Array) -> _Bin:
-    """The bin of ``t``, its left knots along t's own axis being ``starts``."""
-    reached = t[..., None] >= starts[..., 1:]
-    ones = jnp.ones_like(reached[..., :1])
-    chosen = jnp.concatenate([ones, reached], axis=-1) & ~jnp.concatenate([reached, ~ones], axis=-1)
-    fields = [jnp.sum(jnp.where(chosen, field, 0.0), axis=-1) for field in spline]
-    b = _Knots(*fields)
-    return _Bin(*b, slope=b.height / b.width)
+    def derivative(raw: jax.Array) -> jax.Array:
+        # exp(c tanh(r / c)) with c = log(1 / min_derivative): the derivatives cannot overflow
+        limit = -math.log(min_derivative)
+        return jnp.exp(limit * jnp.tanh(raw / limit))
+
+    # at the ends of the interval, where nothing is chosen, the derivative is exp(0) = 1
+    raw = numbers[..., 2 * bins :]
+    width, height = here(widths, chosen), here(heights, chosen)
+    left, right = derivative(here(raw, chosen[..., 1:])), derivative(here(raw, chosen[..., :-1]))
+    return _Bin(start(widths), start(heights), width, height, left, right, slope=height / width)
 
 
 def _denominator(b: _Bin, xi: jax.Array) -> jax.Array:

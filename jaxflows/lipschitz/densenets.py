@@ -115,7 +115,7 @@ def _densely_connected(
             layers.append(operators.draw(k, shape, position, n_in, n_out))
             n_in += phi.widening * n_out
         # the paper's start: both parts weigh the same
-        layers = [{**layer, "angle": jnp.full((), jnp.pi / 4)} for layer in layers[:-1]] + layers[-1:]
+        layers = [{**layer, "angle": jnp.full((), jnp.pi / 4, jnp.result_type(float))} for layer in layers[:-1]] + layers[-1:]
         return constrain(layers)
 
     def apply(params: Params, u: jax.Array) -> jax.Array:

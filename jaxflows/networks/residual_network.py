@@ -17,6 +17,10 @@ def _linear(spatial: bool) -> Callable[..., nn.Module]:
     return functools.partial(nn.Conv, kernel_size=(3, 3), **options) if spatial else functools.partial(nn.Dense, **options)
 
 
+# blocks to an iteration of the scan: its gradient copies what it keeps into stacked arrays, and two blocks are the default
+_UNROLLED = 2
+
+
 class _Block(nn.Module):
     hidden: int
     spatial: bool
@@ -53,7 +57,10 @@ class ResidualNetwork(nn.Module):
     def __call__(self, u: jax.Array) -> jax.Array:
         """u: (features,) or (height, width, channels), with any batch axes in front."""
         linear = _linear(self.spatial)
-        scanned: Any = nn.scan(_Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.blocks)
+        scanned: Any = nn.scan(
+            _Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.blocks,
+            unroll=min(self.blocks, _UNROLLED),
+        )  # fmt: skip
         t: Any = linear(self.hidden, name="first")(u)
         t, _ = scanned(self.hidden, self.spatial, name="blocks")(t, None)
         return linear(self.outputs, name="last")(nn.silu(t))

@@ -88,7 +88,8 @@ class RunOptions(NamedTuple):
     def state(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:
         """The state before the first step. It is donated to the step: nothing in it is shared, least of all with the caller."""
         params = copy(params)
-        return TrainState(params, optimizer.init(params), copy(params), None if self.patience is None else copy(params))
+        moments = copy(optimizer.init(params))
+        return TrainState(params, moments, copy(params), None if self.patience is None else copy(params))
 
 
 class Ended(NamedTuple):
@@ -225,8 +226,8 @@ def mean_loss(
 
 
 def copy(params: Params) -> Params:
-    """The same numbers in arrays of their own."""
-    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), params)
+    """The same numbers in arrays of their own, of dtypes that are theirs for good: a step is compiled anew for weak ones."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, jnp.result_type(leaf), copy=True), params)
 
 
 def dtype_of(params: Params) -> Any:
