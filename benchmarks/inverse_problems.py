@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
     draws: int | None
 
 
-FULL, SCALED, QUICK = Sizes(50, 16, None, None), Sizes(4, 8, 50, 8), Sizes(2, 4, 4, 4)
+FULL, SCALED, QUICK = Sizes(50, 16, None, None), Sizes(8, 8, 50, 8), Sizes(2, 4, 4, 4)
 
 
 class Chosen(NamedTuple):
@@ -108,7 +108,10 @@ METHODS: dict[str, Callable[[str, Sizes], Chosen]] = {
     "mala": lambda task, sizes: _mala(sizes),
     "pregenerator": lambda task, sizes: _variational(inverse.pregenerator, task, sizes),
     "ambient": lambda task, sizes: _variational(inverse.ambient, task, sizes),
-    "plmcmc": lambda task, sizes: _stepped(inverse.plmcmc, 2000, sizes),
+    # two exact log-determinants a step: cut further
+    "plmcmc": lambda task, sizes: _stepped(
+        inverse.plmcmc, 2000, sizes if sizes.steps is None else sizes._replace(steps=min(20, sizes.steps))
+    ),
 }
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from jaxflows.cli.inferred_rows import Problem
     from jaxflows.inverse.infer import Inference
     from jaxflows.inverse.method import Method
+    from jaxflows.inverse.noisy_measurements import NoisyMeasurement
     from jaxflows.observation import LinearMeasurement
 
 _DEFAULT_DIGITS = slice(0, 8)
@@ -55,7 +56,9 @@ def add_command(commands: Any) -> None:
         "--noise", type=types.non_negative, default=0.0, metavar="STD", help="of Gaussian noise added to what is measured"
     )
     parser.add_argument("--method", type=types.method, default="constraint", metavar="NAME", help="default: constraint")
-    parser.add_argument("--steps", type=types.count(1), metavar="N", help="of methods that take steps (default: its own)")
+    parser.add_argument(
+        "--steps", type=types.count(1), metavar="N", help="of the method, and of its warm-up (default: its own)"
+    )
     parser.add_argument(
         "--model", default=DEFAULT_MODEL, metavar="MODEL",
         help=f"a saved model, or one of {', '.join(PACKAGED)} (default: {DEFAULT_MODEL})",
@@ -125,21 +128,23 @@ def _method(options: argparse.Namespace, model: Model, operator: LinearMeasureme
     from jaxflows.inverse.infer import factory_of
 
     factory = factory_of(options.method)
-    if options.steps is not None and "steps" not in inspect.signature(factory).parameters:
+    taken = inspect.signature(factory).parameters
+    if options.steps is not None and "steps" not in taken:
         raise CommandError(f"--steps {options.steps}: the method {options.method} takes no steps; leave it out")
     if options.method == "gaussian":
         if model.baseline is None:
             raise CommandError(f"--method gaussian: expected a model that brings its data's Gaussian, {DEFAULT_MODEL}")
         method = factory(model.baseline())
     else:
-        method = factory() if options.steps is None else factory(steps=options.steps)
+        steps = {} if options.steps is None else {name: options.steps for name in ("warm_up", "steps") if name in taken}
+        method = factory(**steps)
     reason = method.refuse(model.flow, _reading(options, operator, problem.values[0]))
     if reason is not None:
         raise CommandError(f"--method {options.method}: cannot serve {options.measurement.text}: {reason}")
     return method
 
 
-def _reading(options: argparse.Namespace, operator: LinearMeasurement, values: Any) -> Any:
+def _reading(options: argparse.Namespace, operator: LinearMeasurement, values: Any) -> NoisyMeasurement:
     from jaxflows.inverse import noise, noisy_measurement
 
     return noisy_measurement(operator, values, noise=noise.gaussian(options.noise) if options.noise else noise.none())

@@ -52,7 +52,7 @@ def flagged(found: list[Inference]) -> np.ndarray:
 
 def write_inferred(path: Path, problem: Problem, found: list[Inference]) -> None:
     """Write one ``.npz``, whole or not at all; the same problem gives the same bytes, wall time being left out."""
-    arrays = {
+    arrays: dict[str, Any] = {
         name: np.stack([np.asarray(getattr(one, name)) for one in found]) for name in ("samples", "log_weights", "misfit")
     }
     arrays |= {name: np.asarray([getattr(one, name) for one in found]) for name in ("bound", "evaluations")}

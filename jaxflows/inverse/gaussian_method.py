@@ -65,6 +65,7 @@ def _draw(
     assert measurement.linear is not None
     matrix = operator_matrix(measurement.linear).astype(float)
     m, d = matrix.shape
+    values = np.asarray(measurement.values, float)
     noise = measurement.noise.sigma
     sigma = np.zeros(m) if noise is None else np.broadcast_to(np.asarray(noise, float), (m,))
     spread = matrix @ distribution.factor
@@ -72,7 +73,7 @@ def _draw(
     prior = distribution.mean + rng.standard_normal((count, d)) @ distribution.factor.T
     read = prior @ matrix.T + sigma * rng.standard_normal((count, m))
     # the last column is what was read less what was expected, for the density of b
-    gaps = np.concatenate([measurement.values - read, [measurement.values - matrix @ distribution.mean]])
+    gaps = np.concatenate([values - read, [values - matrix @ distribution.mean]])
     white = np.linalg.solve(factor, gaps.T)
     moved = np.linalg.solve(factor.T, white[:, :-1])
     log_evidence = -0.5 * (white[:, -1] @ white[:, -1] + m * math.log(2 * math.pi)) - np.sum(np.log(np.diag(factor)))

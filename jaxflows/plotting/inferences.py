@@ -55,8 +55,8 @@ def inference_figure(
             f"expected observations {truth.shape} and samples ({len(truth)}, S, *{shape}), as the truth; "
             f"got {observations.shape} and {samples.shape}"
         )
-    blue = np.zeros(truth.shape, bool) if hidden is None else np.asarray(hidden)
-    blue = blue.reshape(*truth.shape[:3], -1).all(axis=-1)
+    whole = np.zeros(truth.shape, bool) if hidden is None else np.asarray(hidden)
+    blue = np.asarray(whole.reshape(*truth.shape[:3], -1).all(axis=-1))
     bad = np.zeros(samples.shape[:2], bool) if flagged is None else np.asarray(flagged)
     if len(truth) > max_rows:
         title = f"{title} (first {max_rows} of {len(truth)} rows)".strip()
