@@ -1,6 +1,6 @@
 """Every method of `jaxflows.infer` on one flow: inpainting, compressed sensing and super-resolution of MNIST test digits.
 
-    python -m benchmarks.inverse_problems            # about 40 minutes on two quiet cores, published step counts cut down
+    python -m benchmarks.inverse_problems            # half an hour or more on two cores, published step counts cut down
     python -m benchmarks.inverse_problems --only inpainting_half --methods constraint csgm    # the others keep their rows
     python -m benchmarks.inverse_problems --full     # 50 digits, published step counts: for a GPU
     python -m benchmarks.inverse_problems --quick    # one task, few steps; writes to runs/
@@ -61,7 +61,7 @@ class Sizes(NamedTuple):
     draws: int | None
 
 
-FULL, SCALED, QUICK = Sizes(50, 16, None, None), Sizes(8, 8, 50, 8), Sizes(2, 4, 4, 4)
+FULL, SCALED, QUICK = Sizes(50, 16, None, None), Sizes(5, 8, 50, 8), Sizes(2, 4, 4, 4)
 
 
 class Chosen(NamedTuple):
