@@ -286,6 +286,20 @@ def known_posteriors(results: Path) -> str:
     return table(read_rows("known_posteriors", results), columns, "known_posteriors")
 
 
+def inverse_problems(results: Path) -> str:
+    """Every method on every inverse problem of MNIST digits."""
+    columns = [
+        ("task", text("task")), ("method", text("method")),
+        ("PSNR, dB", number("psnr", ".2f")), ("SSIM", number("ssim", ".3f")),
+        ("RMSE of the mean", number("rmse_mean", ".4f")), ("of a sample", number("rmse_sample", ".4f")),
+        ("CRPS", number("crps", ".4f")), ("its standard error", number("crps_std_error", ".4f")),
+        ("90 % intervals cover", share("coverage_90")), ("misfit", number("misfit", ".2g")),
+        ("evaluations a digit", number("evaluations", ".0f")), ("seconds a digit", number("seconds", ".1f")),
+        ("digits", number("digits", ".0f")), ("share of the published work", share("scaled")),
+    ]  # fmt: skip
+    return table(read_rows("inverse_problems", results), columns, "inverse_problems")
+
+
 def hardness(results: Path) -> str:
     """Conditioning on the formulas of the hardness proof, a line a kind and size, means over the seeds."""
     rows, lines = read_rows("sat_hardness", results), []
@@ -323,6 +337,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "families": families,
     "family_peers": family_peers,
     "float64": float64,
+    "inverse_problems": inverse_problems,
     "known_posteriors": known_posteriors,
     "hardness": hardness,
     "pairings": pairings,

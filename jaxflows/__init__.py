@@ -24,7 +24,7 @@ conditions complete       samples, mean and diagnostics of the missing part, row
            posteriors     families of posteriors on the free latents
            fit_posterior  fit one of them by its variational bound
            solvers        the constraint solvers behind ``solve``
-inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of eleven methods
+inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of thirteen methods
            inverse        noisy measurements, noise models and the methods
 limit      hardness       the flow whose conditional samples would solve Boolean satisfiability
 results    data           reading files, shipped digits, named masks

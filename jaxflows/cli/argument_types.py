@@ -39,6 +39,58 @@ def posterior(text: str) -> PosteriorChoice:
     return PosteriorChoice(text, family, int(number) if colon else 20)
 
 
+class MeasurementChoice(NamedTuple):
+    """A measurement as named on the command line.
+
+    Attributes:
+        text: as given.
+        kind: 'pool', 'gaussian', 'grey', 'blur', 'dct', 'fourier', or 'mask' for a named mask.
+        number: after the colon; 0 where there is none.
+    """
+
+    text: str
+    kind: str
+    number: float
+
+
+MEASUREMENTS = ("pool:K", "gaussian:M", "grey", "blur:S", "dct:M", "fourier:SHARE")
+
+
+def measurement(text: str) -> MeasurementChoice:
+    """One of `MEASUREMENTS`, or a mask by name, whose observed entries are measured."""
+    from jaxflows.data import MASK_NAMES, named_mask
+
+    kind, colon, number = text.partition(":")
+    numbers = {"pool": count(2), "gaussian": count(1), "blur": positive, "dct": count(1), "fourier": _share}
+    masks = [name for name in MASK_NAMES if name != "none"]
+    if text == "grey":
+        return MeasurementChoice(text, "grey", 0.0)
+    if kind in numbers and colon:
+        return MeasurementChoice(text, kind, numbers[kind](number))
+    if text == kind and kind in masks:
+        return MeasurementChoice(text, "mask", 0.0)
+    if colon and kind in {name.partition(":")[0] for name in masks if ":" in name}:
+        try:
+            named_mask(text, (4096,))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return MeasurementChoice(text, "mask", 0.0)
+    raise argparse.ArgumentTypeError(f"expected one of {', '.join((*MEASUREMENTS, *masks))}; got {text!r}")
+
+
+def _share(text: str) -> float:
+    return _number(text, lambda value: 0 < value <= 1, "a number in (0, 1]")
+
+
+def method(text: str) -> str:
+    """A method of `jaxflows.infer`."""
+    from jaxflows.inverse.method_table import METHODS
+
+    if text not in METHODS:
+        raise argparse.ArgumentTypeError(f"expected one of {', '.join(METHODS)}; got {text!r}")
+    return text
+
+
 def count(least: int) -> Callable[[str], int]:
     """A whole number of at least ``least``."""
 

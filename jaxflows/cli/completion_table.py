@@ -24,7 +24,7 @@ def completion_table(task: Task, completion: Completion, model: Model) -> str:
     """
     head = [name.format(samples=task.settings["samples"]) for name in _HEAD]
     lines = [_line(task, completion, model, index, mask) for index, mask in enumerate(task.settings["masks"])]
-    return _aligned([head, *lines])
+    return aligned([head, *lines])
 
 
 def _line(task: Task, completion: Completion, model: Model, index: int, mask: str) -> list[str]:
@@ -64,7 +64,8 @@ def _number(value: float, form: str) -> str:
     return format(value, form) if np.isfinite(value) else "-"
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def aligned(cells: list[list[str]]) -> str:
+    """Cells as lines of text, the first column to the left and the others to the right."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = []
     for line in cells:

@@ -83,6 +83,17 @@ def fit_rows(
     return Rows(source, array, numbers, total, tuple(notes))
 
 
+def check_finite(rows: Rows) -> None:
+    """Raise CommandError where anything is missing or infinite."""
+    bad = np.argwhere(~np.isfinite(rows.values))
+    if len(bad):
+        row, *position = (int(i) for i in bad[0])
+        raise CommandError(
+            f"{rows.source}, row {rows.numbers[row]}: expected complete rows of finite numbers; "
+            f"got {rows.values[(row, *position)]} at position {tuple(position)}"
+        )
+
+
 def _range(chosen: slice) -> str:
     return f"{chosen.start}:{'' if chosen.stop is None else chosen.stop}"
 

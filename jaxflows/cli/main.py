@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import jaxflows.cli.complete_command as complete_command
+import jaxflows.cli.infer_command as infer_command
 import jaxflows.cli.info_command as info_command
 import jaxflows.cli.train_command as train_command
 from jaxflows.cli.errors import CommandError
@@ -25,6 +26,7 @@ _EPILOG = """examples:
   jaxflows complete                                   complete shipped digits, draw completion.png
   jaxflows complete scans.npz --mask missing:0.5      hide half of the entries of your own rows, and complete them
   jaxflows complete table.csv --model my.safetensors  complete the empty cells of a table
+  jaxflows infer --measurement pool:2                 measure shipped digits, infer them, draw inference.png
   jaxflows train table.csv --output my.safetensors    train a flow on complete rows
   jaxflows info my.safetensors                        what a model file holds
 
@@ -41,14 +43,14 @@ def build_parser() -> argparse.ArgumentParser:
     """The parser of all commands; the chosen command's ``run(options) -> exit status`` is in ``options.run``."""
     parser = _Parser(
         prog="jaxflows",
-        description="Complete what is missing from rows of data with a normalizing flow, and train such flows.",
+        description="Complete rows of data and infer images with a normalizing flow, and train such flows.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"jaxflows {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (complete_command, train_command, info_command):
+    for module in (complete_command, infer_command, train_command, info_command):
         module.add_command(commands)
     return parser
 

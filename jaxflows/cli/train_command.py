@@ -63,7 +63,7 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Train and save. Returns 0, or 130 when interrupted."""
-    from jaxflows.cli.input_rows import fit_rows, read_data
+    from jaxflows.cli.input_rows import check_finite, fit_rows, read_data
 
     types.check_writable("--output", options.output)
     if options.checkpoint is not None and options.checkpoint.exists() and not options.checkpoint.is_dir():
@@ -78,7 +78,7 @@ def run(options: argparse.Namespace) -> int:
     if options.scale is not None:
         array = (array / options.scale).astype("float32")
     rows = fit_rows(array, options.data, array.shape[1:], options.rows, _PIXEL_SCALE, "its rows")
-    _check_finite(rows.values, rows.numbers, rows.source)
+    check_finite(rows)
     if not options.quiet:
         for note in rows.notes:
             print(note)
@@ -89,18 +89,6 @@ def run(options: argparse.Namespace) -> int:
             how = "give the same command to go on" if options.checkpoint else "nothing kept; --checkpoint keeps a run"
             print(f"jaxflows: interrupted; {how}", file=sys.stderr)
             return 130
-
-
-def _check_finite(values: np.ndarray, numbers: np.ndarray, source: str) -> None:
-    import numpy as np
-
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, *position = (int(i) for i in bad[0])
-        raise CommandError(
-            f"{source}, row {numbers[row]}: expected complete rows of finite numbers; "
-            f"got {values[(row, *position)]} at position {tuple(position)}"
-        )
 
 
 def _train(options: argparse.Namespace, values: np.ndarray, scaling: dict[str, float]) -> int:

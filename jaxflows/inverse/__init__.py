@@ -17,12 +17,14 @@ if TYPE_CHECKING:
     from jaxflows.inverse.blackjax_methods import hmc, nuts
     from jaxflows.inverse.constraint_method import constraint
     from jaxflows.inverse.csgm_method import csgm
+    from jaxflows.inverse.gaussian_method import gaussian
     from jaxflows.inverse.infer import Inference
     from jaxflows.inverse.langevin_method import langevin, mala
     from jaxflows.inverse.map_method import most_probable
     from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
     from jaxflows.inverse.plmcmc_method import plmcmc
     from jaxflows.inverse.pregenerator_method import pregenerator
+    from jaxflows.inverse.sparse_method import sparse
 
 __all__ = [
     "Inference",
@@ -31,6 +33,7 @@ __all__ = [
     "asim",
     "constraint",
     "csgm",
+    "gaussian",
     "hmc",
     "langevin",
     "mala",
@@ -40,6 +43,7 @@ __all__ = [
     "nuts",
     "plmcmc",
     "pregenerator",
+    "sparse",
 ]
 
 
@@ -51,6 +55,7 @@ _PLACES = {
     "asim": "jaxflows.inverse.asim_method:asim",
     "constraint": "jaxflows.inverse.constraint_method:constraint",
     "csgm": "jaxflows.inverse.csgm_method:csgm",
+    "gaussian": "jaxflows.inverse.gaussian_method:gaussian",
     "hmc": "jaxflows.inverse.blackjax_methods:hmc",
     "langevin": "jaxflows.inverse.langevin_method:langevin",
     "mala": "jaxflows.inverse.langevin_method:mala",
@@ -60,6 +65,7 @@ _PLACES = {
     "nuts": "jaxflows.inverse.blackjax_methods:nuts",
     "plmcmc": "jaxflows.inverse.plmcmc_method:plmcmc",
     "pregenerator": "jaxflows.inverse.pregenerator_method:pregenerator",
+    "sparse": "jaxflows.inverse.sparse_method:sparse",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, _PLACES, __all__)

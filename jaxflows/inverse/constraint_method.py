@@ -11,7 +11,7 @@ from jaxflows.conditional.complete import complete
 from jaxflows.conditional.posteriors import Posterior
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
-from jaxflows.inverse.method import Method, Outcome, has_logit
+from jaxflows.inverse.method import Method, Outcome, has_logit, refuse_unless_linear
 from jaxflows.inverse.noise_extension import extended_flow, extended_measurement, log_volume
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, misfit
 from jaxflows.observation import is_mask
@@ -70,12 +70,10 @@ def constraint(
 
 
 def _refuse(flow: Flow, measurement: NoisyMeasurement) -> str | None:
-    if measurement.linear is None:
-        return "expected a linear measurement; got a function (declare a linear one by `jaxflows.observe.linear`)"
-    exact = measurement.noise.log_prob is None
-    if not exact and measurement.noise.sigma is None:
-        return "expected a measurement without noise or with Gaussian noise; got another noise model"
-    entrywise = exact and is_mask(measurement.linear.observation)
+    reason = refuse_unless_linear(measurement)
+    if reason is not None or measurement.linear is None:
+        return reason
+    entrywise = measurement.noise.log_prob is None and is_mask(measurement.linear.observation)
     if has_logit(flow) and not entrywise:
         return (
             "expected a flow without a logit under a measurement that mixes entries: A y of the pixels y is not linear after "

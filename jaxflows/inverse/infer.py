@@ -12,22 +12,8 @@ import jax
 from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
 from jaxflows.inverse.method import Method
+from jaxflows.inverse.method_table import METHODS
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, check_measurement
-
-# name -> (module of this package, factory)
-METHODS = {
-    "ambient": ("ambient_method", "ambient"),
-    "asim": ("asim_method", "asim"),
-    "constraint": ("constraint_method", "constraint"),
-    "csgm": ("csgm_method", "csgm"),
-    "hmc": ("blackjax_methods", "hmc"),
-    "langevin": ("langevin_method", "langevin"),
-    "mala": ("langevin_method", "mala"),
-    "map": ("map_method", "most_probable"),
-    "nuts": ("blackjax_methods", "nuts"),
-    "plmcmc": ("plmcmc_method", "plmcmc"),
-    "pregenerator": ("pregenerator_method", "pregenerator"),
-}
 
 
 class Inference(NamedTuple):
@@ -72,11 +58,12 @@ def infer(
         flow: the flow, static.
         params: its parameters.
         measurement: from `jaxflows.inverse.noisy_measurement`.
-        method: a name of `METHODS`, with that method's defaults; or made by its factory in `jaxflows.inverse`.
+        method: a name of `METHODS`, with that method's defaults; or made by its factory in `jaxflows.inverse`. 'gaussian' has
+            no default: its factory takes the Gaussian.
         num_samples: S.
 
     Returns:
-        `Inference`. 'csgm', 'asim' and 'map' give points and not samples.
+        `Inference`. 'csgm', 'asim', 'map' and 'sparse' give points and not samples.
 
     Raises:
         ValueError: an unknown method, a measurement of other events, or one the method cannot serve, before any work.

@@ -53,6 +53,15 @@ def serve_all(flow: Flow, measurement: NoisyMeasurement) -> str | None:
     return None
 
 
+def refuse_unless_linear(measurement: NoisyMeasurement) -> str | None:
+    """Why a method that needs a linear measurement, exact or with Gaussian noise, cannot serve this one; None where it can."""
+    if measurement.linear is None:
+        return "expected a linear measurement; got a function (declare a linear one by `jaxflows.observe.linear`)"
+    if measurement.noise.log_prob is not None and measurement.noise.sigma is None:
+        return "expected a measurement without noise or with Gaussian noise; got another noise model"
+    return None
+
+
 def has_logit(flow: Flow) -> bool:
     """Whether the flow's events are confined to (0, 1) by a logit."""
     return '"bijector": "logit"' in flow.bijector.spec

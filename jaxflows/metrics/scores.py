@@ -44,6 +44,21 @@ def rmse_sample(samples: jax.Array, truth: jax.Array, observed: jax.Array) -> ja
     return jnp.sqrt(_pooled(jnp.mean((samples - truth[:, None]) ** 2, axis=1), observed))
 
 
+def diversity(samples: jax.Array, observed: jax.Array) -> jax.Array:
+    """sqrt(mean over missing entries of the samples' variance), pooled: how far the samples are from each other.
+
+        E (s - s')^2 / 2 an entry, over pairs of different samples
+
+    Of draws of the exact posterior it is on average the error of the exact mean, sqrt(1 + 1/num_samples) below `rmse_mean`; a
+    sampler that shows less is too sure. Its square is unbiased in the number of samples. Needs at least two.
+
+    Args:
+        samples, observed: as above.
+    """
+    samples, _ = _missing_only(samples, jnp.zeros(observed.shape, samples.dtype), observed, 2)
+    return jnp.sqrt(_pooled(jnp.var(samples, axis=1, ddof=1), observed))
+
+
 def interval_coverage(key: jax.Array, samples: jax.Array, truth: jax.Array, observed: jax.Array, level: float) -> jax.Array:
     """Fraction of missing entries inside their central interval of probability ``level``; calibrated means equal to it.
 

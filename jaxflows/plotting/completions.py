@@ -13,13 +13,12 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from jaxflows.conditional.completion import Completion, RowInfo
-from jaxflows.plotting.style import FLAGGED, HIDDEN, INK, house_style
+from jaxflows.plotting.style import DEVIATION_COLOURS, FLAGGED, HIDDEN, INK, house_style
 from jaxflows.plotting.vectors import draw_vectors
 
 # inches: side of a picture of an event, and the spaces around it
 _CELL, _GAP, _HEAD, _FOOT, _BETWEEN, _EDGE = 0.62, 0.05, 0.54, 0.55, 0.35, 0.12
 _PANELS_ABREAST = 2
-_DEVIATION_COLOURS = "magma"
 
 
 class Panel(NamedTuple):
@@ -173,14 +172,14 @@ def _pictures(
         pictures.append(rgb(original) if np.isfinite(original).all() else None)
     pictures.append(seen)
     pictures += [rgb(sample) for sample in panel.completion.samples[row, :shown]]
-    pictures += [rgb(panel.completion.mean[row]), colormaps[_DEVIATION_COLOURS](np.asarray(deviation(std)))[..., :3]]
+    pictures += [rgb(panel.completion.mean[row]), colormaps[DEVIATION_COLOURS](np.asarray(deviation(std)))[..., :3]]
     return pictures
 
 
 def _legend(figure: Figure, panels: list[Panel], deviation: Normalize) -> None:
     width, height = figure.get_size_inches()
     bar = figure.add_axes(((width - _EDGE - 1.75) / width, 0.28 / height, 1.6 / width, 0.09 / height))
-    colours = figure.colorbar(ScalarMappable(deviation, _DEVIATION_COLOURS), cax=bar, orientation="horizontal")
+    colours = figure.colorbar(ScalarMappable(deviation, DEVIATION_COLOURS), cax=bar, orientation="horizontal")
     colours.set_ticks([0.0, float(deviation.vmax or 1.0)], labels=["0", f"{deviation.vmax:.2g}"])
     colours.ax.tick_params(labelsize=7.5, length=2, width=0.6)
     bar.text(-0.06, 0.5, "standard deviation", transform=bar.transAxes, ha="right", va="center", size=7.5, color=INK)

@@ -18,6 +18,7 @@ FLAGGED = (0.84, 0.15, 0.16)
 INK = (0.15, 0.15, 0.15)
 # Okabe and Ito's palette, told apart by colour-blind readers
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+DEVIATION_COLOURS = "magma"
 DOTS_PER_INCH = 200
 
 _STYLE: Any = {

@@ -47,6 +47,17 @@ def message(capsys, *arguments):
         (("complete", "d.npy", "--resume", "r.npz"), "DATA: fixed by --resume r.npz; leave it out"),
         (("complete", "none.npy"), "none.npy: cannot be read (No such file"),
         (("complete", "notes.txt"), "notes.txt: expected a file named"),
+        (("infer", "--measurement", "magic"), "argument --measurement: expected one of pool:K, gaussian:M, grey, blur:S"),
+        (("infer", "--measurement", "none"), "argument --measurement: expected one of pool:K"),
+        (("infer", "--measurement", "pool:1"), "argument --measurement: expected a whole number >= 2; got '1'"),
+        (("infer", "--measurement", "blur:0"), "argument --measurement: expected a number > 0; got '0'"),
+        (("infer", "--measurement", "fourier:2"), "argument --measurement: expected a number in (0, 1]; got '2'"),
+        (("infer", "--measurement", "missing:2"), "argument --measurement: expected a missing fraction in [0, 1]"),
+        (("infer", "--method", "magic"), "argument --method: expected one of ambient, asim, constraint"),
+        (("infer", "--noise", "-1"), "argument --noise: expected a number >= 0; got '-1'"),
+        (("infer", "--model", "imagenet"), "--model imagenet: neither a file nor one of mnist, digits"),
+        (("infer", "--output", "no/such/p.png"), "--output no/such/p.png: cannot be written (No such file"),
+        (("infer", "none.npy"), "none.npy: cannot be read (No such file"),
         (("train",), "the following arguments are required: DATA, --output"),
         (("train", "d.npy", "--output", "m.pkl"), "argument --output: expected a file named *.safetensors"),
         (("train", "d.npy", "--output", "m.safetensors", "--hidden", "9,x"), "argument --hidden: expected a whole number"),
@@ -67,7 +78,7 @@ def test_output_that_is_a_folder(capsys, here):
     assert message(capsys, "complete", "--output", "p.png") == "--output p.png: expected a file; it is a folder"
 
 
-@pytest.mark.parametrize("command", [(), ("complete",), ("train",), ("info",)])
+@pytest.mark.parametrize("command", [(), ("complete",), ("infer",), ("train",), ("info",)])
 def test_help_has_examples(capsys, command):
     assert main([*command, "--help"]) == 0
     out = capsys.readouterr().out
@@ -80,7 +91,10 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"jaxflows {__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["complete", "--samples", "0"], ["complete", "--mask", "checkers"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["complete", "--samples", "0"], ["complete", "--mask", "checkers"], ["infer", "--method", "x"]],
+)
 def test_answers_without_importing_jax_or_matplotlib(arguments):
     script = (
         "import sys; from jaxflows.cli.main import main; status = main(sys.argv[1:]); "

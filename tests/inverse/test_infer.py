@@ -11,12 +11,13 @@ import pytest
 import scipy.stats
 
 from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of
-from jaxflows import adapters, flows, inverse, observe
+from jaxflows import adapters, flows, inverse, measurements, metrics, observe
 from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.inverse import infer as table
 from jaxflows.inverse import noise
 from jaxflows.inverse.infer import infer
 from jaxflows.inverse.langevin_method import _adjusted_chains
+from jaxflows.inverse.sparse_method import _analysis, _synthesis
 from jaxflows.measurements import entries
 
 KEY = jax.random.key(0)
@@ -24,12 +25,23 @@ MATRIX = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]])
 VALUES = np.array([0.7, -0.4])
 SIGMA = np.array([0.5, 0.3])
 
+
+def problem():
+    return matrix_flow((3,), seed=0)
+
+
+def fitted_gaussian():
+    mean, covariance = gaussian_of(*problem())
+    return metrics.Gaussian((3,), mean, np.linalg.cholesky(covariance))
+
+
 # every method of the table, its options small
 SMALL = {
     "ambient": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2},
     "asim": {"steps": 20},
     "constraint": {},
     "csgm": {"steps": 600, "learning_rate": 0.05},
+    "gaussian": {"distribution": fitted_gaussian()},
     "hmc": {"warm_up": 200, "steps": 20, "leapfrogs": 8},
     "langevin": {"steps": 300, "step_size": 0.02},
     "mala": {"warm_up": 200, "steps": 200},
@@ -37,13 +49,12 @@ SMALL = {
     "nuts": {"warm_up": 200, "steps": 20},
     "plmcmc": {"steps": 400, "sigma_a": 0.3, "sigma_p": 0.3},
     "pregenerator": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2},
+    "sparse": {},
 }
-SAMPLERS = ("constraint", "hmc", "mala", "nuts")
-POINTS = {"asim": 1, "csgm": 3, "map": 3}
-
-
-def problem():
-    return matrix_flow((3,), seed=0)
+SAMPLERS = ("constraint", "gaussian", "hmc", "mala", "nuts")
+POINTS = {"asim": 1, "csgm": 3, "map": 3, "sparse": 1}
+# these do not look at the flow
+FLOWLESS = ("gaussian", "sparse")
 
 
 def reading(name):
@@ -90,7 +101,7 @@ def test_every_method_fills_the_one_result(name):
     assert result.misfit.shape == result.log_weights.shape == (count,)
     assert np.all(np.isfinite(result.samples))
     assert np.all(np.isfinite(result.misfit))
-    assert result.evaluations > 0
+    assert (result.evaluations == 0) == (name in FLOWLESS)
     assert result.seconds > 0
     assert all(note[-1] not in ".\n" for note in result.notes)
     if name != "plmcmc":
@@ -117,10 +128,58 @@ def test_exact_conditioning_weighs_all_draws_of_an_affine_flow_by_the_evidence()
     np.testing.assert_allclose(result.bound, evidence, atol=1e-4)
 
 
-def test_entries_without_noise_come_back_bit_for_bit():
+def test_the_gaussian_conditions_exactly_without_noise_and_tells_its_evidence():
+    matrix, values = MATRIX[:1], VALUES[:1]
+    centre, spread, evidence = measured_of(*gaussian_of(*problem()), matrix, 0.0, values)
+    reading = inverse.noisy_measurement(observe.linear(matrix), values)
+    result = infer(KEY, *problem(), reading, method=inverse.gaussian(fitted_gaussian()), num_samples=4000)
+    samples = np.asarray(result.samples, float)
+    np.testing.assert_allclose(samples @ matrix.T, np.tile(values, (4000, 1)), atol=1e-5)
+    np.testing.assert_allclose(result.misfit, 0.0, atol=1e-5)
+    deviation = np.sqrt(np.diag(spread))
+    assert np.all(np.abs(samples.mean(axis=0) - centre) < 5 * deviation / np.sqrt(4000))
+    products = np.outer(deviation, deviation)
+    assert np.all(np.abs(np.cov(samples.T) - spread) < 5 * np.sqrt(2 / 4000) * products)
+    assert float(result.notes[0].split()[-2]) == pytest.approx(evidence, rel=1e-5)
+    assert np.isnan(result.bound)
+
+
+@pytest.mark.parametrize("basis", ["dct", "haar", "db2"])
+def test_sparse_recovery_is_exact_from_random_projections(basis):
+    flow, params = matrix_flow((8, 8), seed=0)
+    coefficients = np.zeros((1, 8, 8))
+    coefficients[0, [0, 1, 3, 6], [0, 2, 1, 5]] = [3.0, -2.0, 1.5, 1.0]
+    event = _synthesis(basis, coefficients)
+    np.testing.assert_allclose(_analysis(basis, event), coefficients, atol=1e-12)
+    np.testing.assert_allclose(np.sum(event**2), np.sum(coefficients**2))
+    operator = measurements.gaussian((8, 8), 32)
+    reading = inverse.noisy_measurement(operator, operator.measure(jnp.asarray(event[0], jnp.float32)))
+    result = infer(KEY, flow, params, reading, method=inverse.sparse(basis=basis, penalty=1e-5))
+    np.testing.assert_allclose(result.samples[0], event[0], atol=2e-3)
+    # half the measurements that there are unknowns: the solution of least norm is nowhere near
+    assert np.max(np.abs(operator.pseudo_inverse(reading.values) - event[0])) > 0.1
+
+
+def test_sparse_recovery_weighs_measurements_by_their_noise_and_tells_of_steps_that_ran_out():
+    result = infer(KEY, *problem(), reading("sparse"), method=inverse.sparse(steps=1))
+    assert "had not converged after 1 sweeps" in result.notes[1]
+    # one entry read in two ways that disagree: without the weights it would be near 1.5
+    rows = np.array([[1.0, 0.0, 0.0], [1.0, 1e-3, 0.0]])
+    disagreeing = inverse.noisy_measurement(observe.linear(rows), [1.0, 2.0], noise=noise.gaussian([0.1, 10.0]))
+    result = infer(KEY, *problem(), disagreeing, method=inverse.sparse(penalty=1e-2))
+    assert abs(float(result.samples[0] @ rows[0]) - 1.0) < 0.05
+    assert len(result.notes) == 1
+
+
+@pytest.mark.parametrize("method", [inverse.constraint(), inverse.gaussian(fitted_gaussian())], ids=lambda m: m.name)
+def test_entries_without_noise_come_back_bit_for_bit(method):
     observed, values = np.array([True, False, True]), np.array([0.3, -1.2], np.float32)
-    result = infer(KEY, *problem(), inverse.noisy_measurement(entries(observed), values), num_samples=3)
+    reading = inverse.noisy_measurement(entries(observed), values)
+    result = infer(KEY, *problem(), reading, method=method, num_samples=3)
     np.testing.assert_array_equal(result.samples[:, observed], np.tile(values, (3, 1)))
+    if method.name == "gaussian":
+        np.testing.assert_allclose(result.misfit, 0.0, atol=1e-6)
+        return
     np.testing.assert_array_equal(result.misfit, 0.0)
     _, _, evidence = measured_of(*gaussian_of(*problem()), np.eye(3)[observed], 0.0, values)
     np.testing.assert_allclose(result.log_weights, evidence, atol=1e-4)
@@ -264,6 +323,30 @@ LOGIT = flows.residual(event_shape=(3,), blocks=1, hidden=4, logit=True)
         ),
         ("'constraint' cannot serve this: expected a flow without a logit .*train with logit=False", {"flow": LOGIT}),
         ("'ambient' cannot serve this: expected a flow whose events may be any numbers", {"flow": LOGIT, "method": "ambient"}),
+        (
+            r"'gaussian' cannot serve this: expected the Gaussian of the training data, `inverse.gaussian\(.*; got none",
+            {"method": "gaussian"},
+        ),
+        (
+            r"'gaussian' cannot serve this: expected a Gaussian of events of shape \(3,\); got one of \(28, 28\)",
+            {"method": inverse.gaussian(metrics.load_mnist_gaussian())},
+        ),
+        (
+            "'gaussian' cannot serve this: expected a linear measurement; got a function",
+            {
+                "method": inverse.gaussian(fitted_gaussian()),
+                "measurement": inverse.noisy_measurement(lambda y: y**2, [0.0, 1.0, 1.0]),
+            },
+        ),
+        (
+            "'sparse' cannot serve this: expected a measurement without noise or with Gaussian noise",
+            {
+                "method": "sparse",
+                "measurement": inverse.noisy_measurement(observe.linear(MATRIX), VALUES, noise=noise.laplace(0.1)),
+            },
+        ),
+        ("'sparse' cannot .*: expected the basis 'dct' or an orthogonal wavelet", {"method": inverse.sparse(basis="bior2.2")}),
+        ("'sparse' cannot .*: expected events with even sides of at least 8", {"method": inverse.sparse(basis="haar")}),
         ("'plmcmc' cannot serve this: expected entries of the event", {"method": "plmcmc"}),
         (
             "'plmcmc' cannot serve this: expected entries without noise",
@@ -283,6 +366,9 @@ def test_what_cannot_be_served_is_said_before_any_work(message, changes):
 def test_without_blackjax_its_methods_say_what_to_install(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     refused(r"'nuts' cannot serve this: expected blackjax to be installed, `pip install jaxflows\[mcmc\]`", method="nuts")
+    refused(
+        r"'sparse' cannot serve this: expected scikit-learn to be installed, `pip install jaxflows\[sparse\]`", method="sparse"
+    )
 
 
 @pytest.mark.parametrize(
@@ -298,6 +384,7 @@ def test_without_blackjax_its_methods_say_what_to_install(monkeypatch):
         (lambda: inverse.plmcmc(independent=1.5), r"expected independent in \[0, 1\]; got 1.5"),
         (lambda: inverse.pregenerator(learning_rate=0.0), "expected learning_rate > 0; got 0.0"),
         (lambda: inverse.ambient(num_draws=0), "expected num_draws > 0; got 0"),
+        (lambda: inverse.sparse(penalty=0.0), "expected penalty > 0; got 0.0"),
         (lambda: inverse.hmc(leapfrogs=0), "expected leapfrogs > 0; got 0"),
     ],
 )

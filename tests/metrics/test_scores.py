@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflows.metrics import crps, energy_score, interval_coverage, rmse_mean, rmse_sample
+from jaxflows.metrics import crps, diversity, energy_score, interval_coverage, rmse_mean, rmse_sample
 
 ROWS, DRAWS, EVENT = 3, 5, (2, 3)
 
@@ -51,6 +51,16 @@ def reference_crps(samples, truth, observed):
     return np.mean([fair(lambda a, b: abs(a - b), s, y) for s, y in missing_entries(samples, truth, observed)])
 
 
+def reference_diversity(samples, truth, observed):
+    pairs = [(a - b) ** 2 / 2 for s, _ in missing_entries(samples, truth, observed) for a, b in itertools.combinations(s, 2)]
+    return math.sqrt(np.mean(pairs))
+
+
+def diversity_of(samples, truth, observed):
+    del truth
+    return diversity(samples, observed)
+
+
 def reference_energy(samples, truth, observed):
     scores = []
     for s, y, o in zip(np.asarray(samples), np.asarray(truth), np.asarray(observed), strict=True):
@@ -63,6 +73,7 @@ SCORES = [
     (rmse_mean, reference_rmse_mean),
     (rmse_sample, reference_rmse_sample),
     (crps, reference_crps),
+    (diversity_of, reference_diversity),
     (energy_score, reference_energy),
 ]
 
@@ -130,7 +141,7 @@ def test_crps_of_the_exact_posterior_has_its_known_mean():
     assert abs(crps(samples, truth, observed) - 1 / math.sqrt(math.pi)) < 5 * float(jnp.std(each)) / math.sqrt(rows)
 
 
-@pytest.mark.parametrize("score", [score for score, _ in SCORES])
+@pytest.mark.parametrize("score", [score for score, _ in SCORES if score is not diversity_of])
 def test_wrong_shapes_are_refused(case, score):
     samples, truth, observed = case
     with pytest.raises(ValueError, match=r"expected samples of shape \(rows, num_samples >= \d, \*event\).*got \(3, 2, 3\)"):
@@ -148,3 +159,11 @@ def test_scores_of_spread_need_two_samples_and_a_sensible_level(case):
             score(samples[:, :1], truth, observed)
     with pytest.raises(ValueError, match=r"probability in \(0, 1\); got 90"):
         interval_coverage(jax.random.key(0), samples, truth, observed, 90)
+
+
+def test_diversity_needs_two_samples_of_the_observed_shape(case):
+    samples, _, observed = case
+    with pytest.raises(ValueError, match=r"expected samples of shape \(rows, num_samples >= 2, .*; got \(3, 1, 2, 3\)"):
+        diversity(samples[:, :1], observed)
+    with pytest.raises(ValueError, match=r"for rows and events \(1, 2, 3\); got \(3, 5, 2, 3\)"):
+        diversity(samples, observed[:1])

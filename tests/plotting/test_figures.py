@@ -3,7 +3,7 @@ import pytest
 
 from jaxflows.conditional.completion import Completion, RowInfo
 from jaxflows.conditional.fit_posterior import FitTrace
-from jaxflows.plotting import completion_figure, convergence_figure, save_figure, trace_figure
+from jaxflows.plotting import completion_figure, convergence_figure, inference_figure, save_figure, trace_figure
 from jaxflows.plotting.style import HIDDEN
 
 
@@ -144,3 +144,37 @@ def test_no_global_state():
     before = dict(mpl.rcParams)
     trace_figure(a_trace())
     assert dict(mpl.rcParams) == before
+
+
+def test_lines_of_inferred_images_and_flagged_samples_left_out():
+    rng = np.random.default_rng(0)
+    truth, observations = rng.random((3, 4, 4)), rng.random((3, 4, 4))
+    samples = np.repeat(truth[:, None], 3, axis=1)
+    samples[0, 1] = 0.0
+    hidden, flagged = np.zeros(truth.shape, bool), np.zeros((3, 3), bool)
+    hidden[:, 0], flagged[0, 1], flagged[1] = True, True, True
+    figure = inference_figure(truth, observations, samples, hidden=hidden, flagged=flagged, title="half", max_rows=2)
+    lines = ["half (first 2 of 3 rows)", "observation", "sample 1", "sample 2", "sample 3", "mean", "std", "truth"]
+    assert heads(figure) == [*lines, "red frame: without weight"]
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+    assert len(pictures) == 2 * 7
+    np.testing.assert_array_equal(np.all(np.isclose(pictures[0], HIDDEN), axis=-1), hidden[0])
+    # without the flagged sample all agree; where all are flagged they are shown as they are
+    for row in (0, 1):
+        np.testing.assert_array_equal(pictures[2 * 4 + row], pictures[2 * 6 + row])
+    assert [len(axes.patches) for axes in figure.axes[2:8]] == [0, 1, 1, 1, 0, 1]
+    colours = inference_figure(*(np.repeat(values[..., None], 3, axis=-1) for values in (truth, observations, samples)))
+    assert len([axes for axes in colours.axes if axes.images]) == 3 * 7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"truth": np.zeros((2, 16))}, r"expected images \(rows, height, width\) .*; got \(2, 16\)"),
+        ({"samples": np.zeros((2, 4, 4))}, r"samples \(2, S, \*\(4, 4\)\), as the truth; got \(2, 4, 4\) and \(2, 4, 4\)"),
+    ],
+)
+def test_inferred_images_that_do_not_fit(change, message):
+    arguments = {"truth": np.zeros((2, 4, 4)), "observations": np.zeros((2, 4, 4)), "samples": np.zeros((2, 1, 4, 4))}
+    with pytest.raises(ValueError, match=message):
+        inference_figure(**arguments | change)
