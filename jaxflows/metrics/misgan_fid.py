@@ -2,7 +2,8 @@
 
 The extractor is `jaxflows.networks.mnist_classifier.MnistClassifier`, trained on (pixels - 0.1307) / 0.3081. As in the authors'
 code, images are shown to it in [0, 1] WITHOUT that normalisation, the features are the 50 numbers before the last ReLU, the
-reference is all 60,000 complete training images, and a completion is scored with its observed pixels as the system gives them.
+reference is all 60,000 complete training images. They score 59,968 completed training images as their network gives them, what
+was observed not put back; which images to score is up to you.
 
 Their weights were never published, so no two papers' distances compare, nor do these with any paper's: compare only what the
 same weights scored. Ours ship with a checksum; `benchmarks/train_fid_extractor.py` made them, and says how far the distances
