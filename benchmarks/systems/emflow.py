@@ -104,6 +104,7 @@ def impute(
     decay: float = 0.6,
     rounds: int = 5,
     at_once: int = 1,
+    pairs: int = 3,
     image_shape: tuple[int, int] | None = None,
 ) -> Imputed:
     """Train and complete; no draws.
@@ -116,6 +117,7 @@ def impute(
         scale, decay: C and gamma of the online steps.
         rounds: completions of a test row, each from the last.
         at_once: rows whose d x d matrices are held in memory together: more where a GPU factorises batches.
+        pairs: of couplings of the flow.
         image_shape: (height, width) of images, whose holes first take a near pixel; None for tables.
 
     Cost: two factorisations of d x d and two products for every row of a batch, whatever the mask.
@@ -125,7 +127,7 @@ def impute(
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     filled = initial_filling(seed, train, train_mask, (train, train_mask), image_shape)
     size = train.shape[1]
-    flow, optimizer = RealNvp(size, seed=seed), optax.adam(learning_rate)
+    flow, optimizer = RealNvp(size, pairs, seed), optax.adam(learning_rate)
     params = fresh(flow, key)
     state = params, optimizer.init(params), jnp.zeros(size), jnp.eye(size)
     steps, began = 0, time.perf_counter()

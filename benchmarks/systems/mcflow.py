@@ -64,6 +64,7 @@ def impute(
     epochs: int = 500,
     batch_size: int = 64,
     learning_rate: float = 1e-4,
+    pairs: int = 3,
     image_shape: tuple[int, int] | None = None,
 ) -> Imputed:
     """Train and complete; no draws.
@@ -72,6 +73,7 @@ def impute(
         key: of parameters, fillings and batches.
         train_rows, train_mask, test_rows, test_mask: as `benchmarks.systems`.
         epochs, batch_size, learning_rate: of Adam for both networks; the defaults are the authors'.
+        pairs: of couplings of the flow.
         image_shape: (height, width) of images, whose holes first take a near pixel; None for tables.
     """
     train, train_mask = checked(train_rows, train_mask)
@@ -79,7 +81,7 @@ def impute(
     seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     train_filled = initial_filling(seed, train, train_mask, (train, train_mask), image_shape)
     test_filled = initial_filling(seed + 1, test, test_mask, (train, train_mask), image_shape)
-    flow, optimizer = RealNvp(train.shape[1], seed=seed), optax.adam(learning_rate)
+    flow, optimizer = RealNvp(train.shape[1], pairs, seed), optax.adam(learning_rate)
     k_network, k_flow = jax.random.split(key)
 
     def begun(epoch: int) -> Any:

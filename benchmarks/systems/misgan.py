@@ -190,4 +190,4 @@ def impute(
     seconds = time.perf_counter() - began
     drawn = np.asarray(_draw(size, state[0], num_samples, k_draws, test, test_mask.astype(np.float32)))
     samples = np.where(test_mask[:, None], test[:, None], drawn)
-    return Imputed(samples.mean(axis=1), samples, seconds, steps)
+    return Imputed(np.where(test_mask, test, samples.mean(axis=1)), samples, seconds, steps)

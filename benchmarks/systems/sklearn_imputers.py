@@ -93,4 +93,5 @@ def _impute(
     seconds = time.perf_counter() - began
     holes = np.where(test_mask, test_rows, np.nan)
     completed = np.stack([np.where(test_mask, test_rows, imputer.transform(holes)) for _ in range(times)], axis=1)
-    return Imputed(completed.mean(axis=1), completed if draws else None, seconds, int(imputer.n_iter_))
+    mean = np.where(test_mask, test_rows, completed.mean(axis=1))
+    return Imputed(mean, completed if draws else None, seconds, int(imputer.n_iter_))

@@ -18,9 +18,9 @@ SIZES = {
     "gaussian_pairwise": {},
     "mice": {"num_samples": 4},
     "missforest": {"trees": 10, "rounds": 2},
-    "emflow": {"epochs": 15, "batch_size": 64, "learning_rate": 1e-3},
-    "mcflow": {"epochs": 24, "learning_rate": 1e-3},
-    "misgan": {"epochs": 100},
+    "emflow": {"epochs": 15, "batch_size": 64, "learning_rate": 1e-3, "pairs": 1},
+    "mcflow": {"epochs": 200, "learning_rate": 3e-3, "pairs": 1},
+    "misgan": {"epochs": 300},
 }
 
 
@@ -58,7 +58,7 @@ def test_every_system_learns_what_columns_tell_of_each_other(name, correlated):
 
 
 def test_realnvp_leads_back_and_knows_its_volume():
-    flow = RealNvp(4)
+    flow = RealNvp(4, pairs=1)
     params = fresh(flow, jax.random.key(0))
     x = jnp.asarray(np.random.default_rng(0).standard_normal((3, 4)), jnp.float32)
     z, log_det = encode(flow, params, x)
