@@ -10,8 +10,10 @@ live in eps, where q is N(0, I), so that its covariance is their preconditioner:
     log pi(eps) = log w(eps) + log N(eps; 0, I),   log w = log p(y) - log q(y_hidden),
 
 w being the weight that `jaxflows.complete` gives the draw eps. Where q is the posterior, w is constant and the target N(0, I);
-with another q it is as exact, and mixes as well as q fits (Hoffman et al. 2019, NeuTra). The steps are those of the
-Metropolis-adjusted Langevin algorithm (Roberts and Tweedie 1996), by blackjax: ``pip install jaxflows[mcmc]``.
+with another q it is as exact, and mixes as well as q fits (Hoffman et al. 2019, NeuTra). Exact means of the events that the
+solver finds: where a constraint has several solutions, or is not solved, the chains know no more of the others than `complete`.
+The steps are those of the Metropolis-adjusted Langevin algorithm (Roberts and Tweedie 1996), by blackjax:
+``pip install jaxflows[mcmc]``.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ class McmcDraws(NamedTuple):
         samples: (chains, draws, *event), the observed part exactly what was given.
         log_weights: (chains, draws), log p(y) - log q(y_hidden) of each: as constant as q is good.
         acceptance: mean chance of the steps after warm-up to be accepted.
-        unsolved: share of the proposals that had none, as the constraint was not solved there. The chains keep to where it
+        unsolved: share of the proposals without any chance, since their constraint was not solved. The chains keep to where it
             is: a share above 0 is a part of the posterior that they may not see.
         r_hat: largest split R-hat of the hidden coordinates.
         ess: least bulk effective sample size of them.
