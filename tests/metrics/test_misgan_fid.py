@@ -41,7 +41,8 @@ def test_features_that_do_not_fit_are_refused():
 def test_the_shipped_extractor_knows_digits_and_sees_what_is_done_to_them():
     images, labels = load_digits_sample()
     images = images / np.float32(255)
-    assert mnist_accuracy(images, labels) > 0.96
+    # 0.968 on all 10,000, less five standard errors of 300
+    assert mnist_accuracy(images, labels) > 0.968 - 5 * np.sqrt(0.968 * 0.032 / 300)
     noise = np.random.default_rng(0).standard_normal(images.shape)
     distances = [mnist_fid(np.clip(images + sigma * noise, 0, 1)) for sigma in (0.0, 0.3, 0.6)]
     assert distances == sorted(distances)
