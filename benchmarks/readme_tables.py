@@ -248,6 +248,56 @@ def family_peers(results: Path) -> str:
     return table(read_rows("family_peers", results), columns, "family_peers")
 
 
+def completion_speed(results: Path) -> str:
+    """PL-MCMC's completions, and what ours take to be as good."""
+    columns = [
+        ("missing", missing), ("system", text("system")), ("RMSE", number("rmse", ".4f")), ("CRPS", number("crps", ".4f")),
+        ("samples a row", number("samples", ".0f")), ("steps", number("steps", ".0f")),
+        ("accepted", share("acceptance")), ("R-hat", number("r_hat", ".2f")), ("effective samples", number("ess", ".0f")),
+        ("evaluations", number("evaluations", ".3g")), ("times ours", number("more_evaluations", ".0f")),
+        ("seconds", number("seconds", ".3g")), ("times ours", number("more_seconds", ".0f")),
+    ]  # fmt: skip
+    return table(read_rows("completion_speed", results), columns, "completion_speed")
+
+
+def incomplete(results: Path) -> str:
+    """Training on incomplete MNIST, a line a system and score, a column a rate."""
+    rows = read_rows("mnist_incomplete", results)
+    rates = sorted({row["missing"] for row in rows})
+    scores = (
+        ("accuracy_incomplete", "accuracy, classifier of incomplete digits", ".4f"),
+        ("accuracy_complete_classifier", "accuracy, classifier of complete digits", ".4f"),
+        ("fid_sample", "Frechet distance of a sample", ".3g"), ("rmse_mean", "RMSE of the mean", ".4f"),
+        ("rmse_sample", "RMSE of a sample", ".4f"), ("coverage_90", "coverage of 0.9 intervals", ".3f"),
+        ("train_seconds", "seconds of training", ".0f"),
+    )  # fmt: skip
+    lines = []
+    for key, label, form in scores:
+        for system, scaled in dict.fromkeys((row["system"], row.get("scaled", False)) for row in rows if key in row):
+            here = [r for r in rows if (r["system"], r.get("scaled", False)) == (system, scaled) and key in r]
+            values = {f"{r['missing']}": format(r[key], form) for r in here}
+            lines.append({"score": label, "system": system + (", scaled" if scaled else ""), **values})
+    columns = [("score", text("score")), ("system", text("system"))]
+    columns += [(missing({"missing": rate}) + " missing", _or_dash(str(rate))) for rate in rates]
+    return table(lines, columns, "mnist_incomplete")
+
+
+def _or_dash(key: str) -> Callable[[Row], str]:
+    return lambda row: row.get(key, "-")
+
+
+def extractor(results: Path) -> str:
+    """The classifiers behind the Frechet distance, a line a seed."""
+    columns = [
+        ("seed", number("seed", ".0f")), ("epochs", number("epochs", ".0f")),
+        ("accuracy on clean test digits", share("accuracy")),
+        ("distance of clean test digits", number("fid_test", ".3f")),
+        ("of the Gaussian's mean, half missing", number("fid_gaussian_half", ".2f")),
+        ("shipped", lambda row: "yes" if row["shipped"] else "no"),
+    ]  # fmt: skip
+    return table(read_rows("train_fid_extractor", results), columns, "train_fid_extractor")
+
+
 def truth(results: Path) -> str:
     """Both tests of a known conditional, a line a case."""
     lines: dict[tuple[str, str], Row] = {}
@@ -330,10 +380,12 @@ def densities(source: str) -> Callable[[Path], str]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "compile_time": compile_time,
     "completion": completion,
+    "completion_speed": completion_speed,
     "depth": depth,
     "digits_density": densities("train_digits_flow"),
     "estimators": estimators,
     "exactness": exactness,
+    "extractor": extractor,
     "families": families,
     "family_peers": family_peers,
     "float64": float64,
@@ -342,6 +394,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "hardness": hardness,
     "pairings": pairings,
     "implicit": implicit,
+    "incomplete": incomplete,
     "mnist_density": densities("train_mnist_flow"),
     "peers": peers,
     "posteriors": posteriors,

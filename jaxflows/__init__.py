@@ -17,6 +17,7 @@ training   fit            maximum likelihood on complete data
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
 models     save, load     one file a model, no code in it
 conditions complete       samples, mean and diagnostics of the missing part, row by row
+           complete_by_mcmc the same by exact Markov chains: the reference for any posterior, slower
            observe        ``observe.mask`` and ``observe.linear``
            measurements   entries, random projections, pooling, grey-scale, blur, cosine and Fourier transforms
            Observation    what was measured, as an orthogonal projector
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from jaxflows import observation as observe
     from jaxflows.conditional import posteriors
     from jaxflows.conditional.complete import complete
+    from jaxflows.conditional.complete_by_mcmc import complete_by_mcmc
     from jaxflows.conditional.constraint import solve
     from jaxflows.conditional.fit_posterior import fit_posterior
     from jaxflows.flows import Flow
@@ -63,6 +65,7 @@ __all__ = [
     "adapters",
     "bijectors",
     "complete",
+    "complete_by_mcmc",
     "data",
     "fit",
     "fit_by_em",
@@ -92,6 +95,7 @@ _PLACES = {
     "adapters": "jaxflows.adapters",
     "bijectors": "jaxflows.bijectors",
     "complete": "jaxflows.conditional.complete:complete",
+    "complete_by_mcmc": "jaxflows.conditional.complete_by_mcmc:complete_by_mcmc",
     "data": "jaxflows.data",
     "fit": "jaxflows.training.fit:fit",
     "fit_by_em": "jaxflows.training.monte_carlo_em:fit_by_em",

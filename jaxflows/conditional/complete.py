@@ -11,16 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.amortised import Amortised, mean_fields
+from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.completion import Completion, blank, checked_resume, store
-from jaxflows.conditional.fit_posterior import Fitted, begin, fit_posterior
+from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows
 from jaxflows.conditional.mixture import draw_mixture
-from jaxflows.conditional.partition import PARTITIONS, check_partition
-from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, mean_field
+from jaxflows.conditional.partition import PARTITIONS
+from jaxflows.conditional.posteriors import Posterior, is_anchored
+from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
 from jaxflows.conditional.sample import Draws, draw_samples
 from jaxflows.flows import Flow
-from jaxflows.observation import LinearMeasurement, Observation
+from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver, thorough_solver
@@ -131,38 +132,20 @@ def complete(
         `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)
-    check_partition(partition)
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
     if anchors < 1:
         raise ValueError(f"expected anchors >= 1; got {anchors}")
     if anchors > 1 and not (posterior is None and partition in ("auto", "tangent")):
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
-    amortised = posterior if isinstance(posterior, Amortised) else None
-    if isinstance(posterior, Amortised):
-        if isinstance(observed, LinearMeasurement) or partition not in ("auto", "same"):
-            raise ValueError(
-                "expected masks and the partition 'same' with an amortised posterior, whose network knows no other; got "
-                f"{type(observed).__name__} and {partition!r}"
-            )
-        posterior, partition = mean_field(start="prior"), "same"
-        fit_steps = 0 if fit_steps is None else fit_steps
+    choice = posterior_choice(posterior, observed, partition, fit_steps)
     result = blank(measured, num_samples) if resume is None else checked_resume(resume, measured, num_samples)
     count = len(measured.given)
     notes = _notes(measured, flow.size)
     # batches are cut from all rows with anything missing, done before or not: a resumed run computes what one run would
     work = np.flatnonzero(measured.hidden_counts)
-    max_hidden = _slots(measured, flow.size)
-    settings = _Settings(
-        flow,
-        gauss_newton() if posterior is None else posterior,
-        solver,
-        partition,
-        max_hidden,
-        num_samples,
-        200 if fit_steps is None else fit_steps,
-        anchors,
-    )
+    max_hidden = hidden_slots(measured, flow.size)
+    settings = _Settings(flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors)
     at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(work))))
     todo = work[~result.info.done[work]]
     try:
@@ -174,7 +157,7 @@ def complete(
                 began = time.perf_counter()
                 keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(padded))
                 observations, known = measured.observations(padded), measured.known(padded)
-                theta = None if amortised is None else mean_fields(amortised, max_hidden, observations, known)
+                theta = amortised_theta(choice, max_hidden, observations, known)
                 problem = _Batch(keys, observations, known, theta)
                 store(result, measured, batch, _work(settings, params, problem), time.perf_counter() - began)
                 bar.update(len(batch))
@@ -191,13 +174,6 @@ def _notes(measured: MeasuredRows, size: int) -> list[str]:
     if empty:
         notes.append(f"{empty} of {count} rows have nothing observed: samples of the flow itself")
     return notes
-
-
-def _slots(measured: MeasuredRows, size: int) -> int:
-    # rounded up to a sixteenth of the event, so that batches of similar masks share one compiled program
-    unit = max(1, size // 16)
-    most = int(np.max(measured.hidden_counts, initial=1))
-    return int(min(size, -(-most // unit) * unit))
 
 
 def _work(settings: _Settings, params: Params, batch: _Batch) -> Draws:
@@ -243,18 +219,7 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
 
 
 def _fit(settings: _Settings, params: Params, batch: _Batch) -> Fitted:
-    """The posterior of each row: the family's start, and for a trainable family what a fit makes of it."""
-    flow, posterior, max_hidden = settings.flow, settings.posterior, settings.max_hidden
-    trainable = jax.tree.leaves(jax.eval_shape(lambda k: posterior.init(k, max_hidden), batch.keys[0]))
-    if not trainable or (batch.theta is not None and settings.fit_steps == 0):
-        return begin(
-            flow, posterior, settings.partition, max_hidden, params, batch.observations, batch.known, batch.keys, batch.theta
-        )
-    fitted, trace = fit_posterior(
-        jax.random.fold_in(batch.keys[0], 1), flow, params, batch.observations, batch.known, posterior=posterior,
-        theta=batch.theta, steps=settings.fit_steps, solver=settings.solver, partition=settings.partition,
-        max_hidden=max_hidden, progress=False,
+    return row_posteriors(
+        settings.posterior, settings.partition, settings.fit_steps, settings.max_hidden, settings.flow, params, batch.keys,
+        batch.observations, batch.known, batch.theta, settings.solver,
     )  # fmt: skip
-    if trace.interrupted:
-        raise KeyboardInterrupt
-    return fitted

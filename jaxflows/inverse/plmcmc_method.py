@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import functools
-import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflows.bijectors.base import Params
 from jaxflows.factory import factory
@@ -16,11 +17,16 @@ from jaxflows.inverse.latent import accept
 from jaxflows.inverse.method import Method, Outcome, check_positive, unweighted
 from jaxflows.inverse.noise import normal_log_prob
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, residual
+from jaxflows.metrics.chain_convergence import bulk_ess, split_r_hat
 from jaxflows.observation import is_mask
 
+# states of every chain, at most, that are kept for the diagnostics
+_KEPT = 100
 
-class _Options(NamedTuple):
-    steps: int
+
+class PlmcmcOptions(NamedTuple):
+    """What `plmcmc` takes, but the number of steps; traced."""
+
     sigma_a: float
     sigma_p: float
     sigma_r: float
@@ -45,8 +51,9 @@ def plmcmc(
 
     Corrected against code in use: log|det df/dz| stays in the ratio, which is right for NICE alone without it, and the density
     of the proposal is that of the mixture, not of the component that was drawn. Chains begin at a prior sample with the
-    observed entries pasted in, so that x_O = x_O* at the start. The notes tell the acceptance: with the published sigma_a it
-    is small.
+    observed entries pasted in, so that x_O = x_O* at the start. The notes tell the acceptance, which is small with the
+    published sigma_a, and of the second half of the chains the split R-hat and the bulk effective sample size
+    (`jaxflows.metrics.split_r_hat`, `bulk_ess`): the largest and the least of any hidden entry.
 
     Args:
         steps: of every chain.
@@ -60,13 +67,25 @@ def plmcmc(
     check_positive(steps=steps, sigma_a=sigma_a, sigma_p=sigma_p, sigma_r=sigma_r)
     if not 0.0 <= independent <= 1.0:
         raise ValueError(f"expected independent in [0, 1]; got {independent}")
-    options = _Options(steps, sigma_a, sigma_p, sigma_r, independent)
+    options = PlmcmcOptions(sigma_a, sigma_p, sigma_r, independent)
+    thin = max(1, steps // _KEPT)
 
     def run(key: jax.Array, flow: Flow, params: Params, measurement: NoisyMeasurement, num_samples: int) -> Outcome:
-        pasted, events, spent, rate = _chains(flow, options, num_samples, key, params, measurement)
-        note = f"a share of {float(rate):.3g} of the proposals was accepted"
-        outcome = unweighted(measurement, events, spent, note)
-        return outcome._replace(samples=pasted)
+        k_begin, k_steps = jax.random.split(key)
+        begun, spent = begin_chains(flow, num_samples, options, k_begin, params, measurement)
+        went = advance_chains(flow, steps, thin, options, k_steps, params, measurement, begun)
+        notes = [f"a share of {float(went.acceptance):.3g} of the proposals was accepted"]
+        second_half = went.events[:, went.events.shape[1] // 2 :]
+        if second_half.shape[1] >= 4 and measurement.values.size < flow.size:
+            assert measurement.linear is not None
+            hidden = second_half[:, :, ~np.asarray(measurement.linear.observation.observed)]
+            worst, least = jnp.max(split_r_hat(hidden)), jnp.min(bulk_ess(hidden))
+            notes.append(
+                f"in the second half of the chains the largest split R-hat is {float(worst):.3g} and the least bulk effective "
+                f"sample size {float(least):.3g} of {hidden.shape[0] * hidden.shape[1]}"
+            )
+        outcome = unweighted(measurement, went.states.x, spent + went.evaluations, *notes)
+        return outcome._replace(samples=went.states.pasted)
 
     return Method("plmcmc", _refuse, run)
 
@@ -80,7 +99,7 @@ def _refuse(flow: Flow, measurement: NoisyMeasurement) -> str | None:
     return None
 
 
-class _State(NamedTuple):
+class ChainState(NamedTuple):
     """A latent, its event, the event with the observation pasted in, and log pi up to a constant."""
 
     z: jax.Array
@@ -89,23 +108,46 @@ class _State(NamedTuple):
     log_density: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _chains(
-    flow: Flow, options: _Options, num_samples: int, key: jax.Array, params: Params, measurement: NoisyMeasurement
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    assert measurement.linear is not None
-    known = measurement.linear.pseudo_inverse(measurement.values)
-    paste = functools.partial(_pasted, measurement, known)
-    shares = (options.independent, 1.0 - options.independent)
-    log_shares = jnp.asarray([math.log(share) if share > 0 else -math.inf for share in shares])
+class Advanced(NamedTuple):
+    """Chains that went on.
 
-    def state(z: jax.Array) -> tuple[_State, jax.Array]:
-        x, info = flow.decode(params, z)
-        log_det = -flow.bijector.forward(params, x)[1]
-        whole = paste(x)
-        near = normal_log_prob(jnp.asarray(options.sigma_a, x.dtype), residual(measurement, x))
-        spent = info.evaluations + 2 * flow.bijector.blocks
-        return _State(z, x, whole, flow.log_prob(params, whole) + near + log_det), spent
+    Attributes:
+        states: where they are, every leaf (chains, ...).
+        events: (chains, kept, *event), what they passed, every ``thin`` steps, with the observation pasted in.
+        acceptance: mean chance of a proposal.
+        evaluations: block evaluations.
+    """
+
+    states: ChainState
+    events: jax.Array
+    acceptance: jax.Array
+    evaluations: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def begin_chains(
+    flow: Flow, num_chains: int, options: PlmcmcOptions, key: jax.Array, params: Params, measurement: NoisyMeasurement
+) -> tuple[ChainState, jax.Array]:
+    """Chains at prior samples with the observation pasted in, and the block evaluations spent."""
+    state = _density(flow, options, params, measurement)
+
+    def chain(key: jax.Array) -> tuple[ChainState, jax.Array]:
+        y, info = flow.decode(params, jax.random.normal(key, flow.latent_shape))
+        start, spent = state(flow.encode(params, _pasted(measurement, y)))
+        return start, spent + info.evaluations + flow.bijector.blocks
+
+    states, spent = jax.vmap(chain)(jax.random.split(key, num_chains))
+    return states, jnp.sum(spent)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def advance_chains(
+    flow: Flow, steps: int, thin: int, options: PlmcmcOptions, key: jax.Array, params: Params, measurement: NoisyMeasurement,
+    states: ChainState,
+) -> Advanced:  # fmt: skip
+    """``steps`` steps of every chain, of which one in ``thin`` is kept; the first steps, if they do not divide, are not."""
+    state = _density(flow, options, params, measurement)
+    log_shares = jnp.log(jnp.stack([options.independent, 1.0 - jnp.asarray(options.independent)]))
 
     def log_proposal(then: jax.Array, now: jax.Array) -> jax.Array:
         anew = normal_log_prob(jnp.asarray(options.sigma_r, now.dtype), then.reshape(-1))
@@ -122,17 +164,41 @@ def _chains(
         moved, chance = accept(jnp.log(jax.random.uniform(k_accept)), log_ratio, then, now)
         return (moved, spent + evaluations), chance
 
-    def chain(key: jax.Array) -> tuple[_State, jax.Array, jax.Array]:
-        k_start, k_steps = jax.random.split(key)
-        y, info = flow.decode(params, jax.random.normal(k_start, flow.latent_shape))
-        start, spent = state(flow.encode(params, paste(y)))
-        (end, spent), chances = jax.lax.scan(step, (start, spent), jax.random.split(k_steps, options.steps))
-        return end, spent + info.evaluations + flow.bijector.blocks, jnp.mean(chances)
+    def several(carry: Any, keys: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+        carry, chances = jax.lax.scan(step, carry, keys)
+        return carry, (carry[0].pasted, jnp.sum(chances))
 
-    ends, spent, chances = jax.vmap(chain)(jax.random.split(key, num_samples))
-    return ends.pasted, ends.x, jnp.sum(spent), jnp.mean(chances)
+    kept = steps // thin
+
+    def chain(key: jax.Array, begun: ChainState) -> tuple[ChainState, jax.Array, jax.Array, jax.Array]:
+        keys = jax.random.split(key, steps)
+        carry, first = (begun, jnp.zeros((), jnp.int32)), jnp.zeros(())
+        if steps > kept * thin:
+            carry, (_, first) = several(carry, keys[: steps - kept * thin])
+        later = keys[steps - kept * thin :].reshape(kept, thin)
+        (end, spent), (events, chances) = jax.lax.scan(several, carry, later)
+        return end, events, (first + jnp.sum(chances)) / steps, spent
+
+    ends, events, chances, spent = jax.vmap(chain)(jax.random.split(key, len(states.z)), states)
+    return Advanced(ends, events, jnp.mean(chances), jnp.sum(spent))
 
 
-def _pasted(measurement: NoisyMeasurement, known: jax.Array, x: jax.Array) -> jax.Array:
+def _density(
+    flow: Flow, options: PlmcmcOptions, params: Params, measurement: NoisyMeasurement
+) -> Callable[[jax.Array], tuple[ChainState, jax.Array]]:
+    """``z -> state`` and the block evaluations of finding it."""
+
+    def state(z: jax.Array) -> tuple[ChainState, jax.Array]:
+        x, info = flow.decode(params, z)
+        log_det = -flow.bijector.forward(params, x)[1]
+        whole = _pasted(measurement, x)
+        near = normal_log_prob(jnp.asarray(options.sigma_a, x.dtype), residual(measurement, x))
+        spent = info.evaluations + 2 * flow.bijector.blocks
+        return ChainState(z, x, whole, flow.log_prob(params, whole) + near + log_det), spent
+
+    return state
+
+
+def _pasted(measurement: NoisyMeasurement, x: jax.Array) -> jax.Array:
     assert measurement.linear is not None
-    return measurement.linear.observation.restore(x, known)
+    return measurement.linear.observation.restore(x, measurement.linear.pseudo_inverse(measurement.values))

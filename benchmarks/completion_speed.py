@@ -1,0 +1,227 @@
+"""What it takes to reach PL-MCMC's completions: the same trained flow, rows and masks.
+
+    python -m benchmarks.completion_speed            # the shipped digits flow, 8 held-out rows, half and nine tenths missing
+    python -m benchmarks.completion_speed --quick    # two rows, few steps; writes to runs/ in place of results/
+
+PL-MCMC (Cannella et al. 2021, with the log-determinants in its ratio) runs four chains a row until its scores have stopped
+falling, once as published and once with the widths that a pilot finds best. Its samples at any time are 64 of the second half
+of its chains. Ours is `complete` with the Gauss-Newton posterior, of 2, 4, ... 64 draws: the row 'ours' is the first that is at
+least as good as the better PL-MCMC in both scores, 'ours at 64' the last.
+
+Row keys: system, missing, rmse, crps (both of the mean over rows' missing entries), evaluations (block evaluations of decodes,
+encodes and solves of all rows; exact Jacobians, which all need, are not counted but timed), seconds (of all rows, compilation
+left out), samples; of PL-MCMC also steps, acceptance, r_hat, ess and plateau_rmse, plateau_crps, of which the row is the first
+time within one hundredth, and more_evaluations, more_seconds: as many times ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.results_file import RESULTS, write_results
+from benchmarks.train_digits_flow import MODEL, load_digits_rows, noisy_values
+from jaxflows import persistence
+from jaxflows.conditional.complete import complete
+from jaxflows.flows import Flow
+from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
+from jaxflows.inverse.plmcmc_method import Advanced, ChainState, PlmcmcOptions, advance_chains, begin_chains
+from jaxflows.measurements import entries
+from jaxflows.metrics import bulk_ess, crps, rmse_mean, split_r_hat
+
+MISSING = (0.5, 0.9)
+CHAINS, SAMPLES = 4, 64
+# steps between two looks at the scores, and between two states that are kept
+CHUNK, THIN = 250, 25
+# a score has stopped falling when the second half of the run improved on the first by less than this fraction of it
+IMPROVEMENT = 0.01
+PUBLISHED = PlmcmcOptions(sigma_a=1e-3, sigma_p=0.05, sigma_r=1.0, independent=0.5)
+# the law of the hidden entries does not depend on sigma_a
+TRIED = tuple(
+    PlmcmcOptions(sigma_a, sigma_p, 1.0, 0.1) for sigma_a, sigma_p in ((0.02, 0.02), (0.05, 0.02), (0.05, 0.05), (0.2, 0.1))
+)
+
+
+class Problem(NamedTuple):
+    """Rows to complete by one flow.
+
+    Attributes:
+        flow, params: the flow.
+        rows: (rows, d).
+        observed: (rows, d) boolean, as many in every row.
+        measurements: one a row, stacked.
+    """
+
+    flow: Flow
+    params: Any
+    rows: np.ndarray
+    observed: np.ndarray
+    measurements: NoisyMeasurement
+
+
+class Look(NamedTuple):
+    """PL-MCMC at one time of its run."""
+
+    steps: int
+    rmse: float
+    crps: float
+    evaluations: int
+    seconds: float
+
+
+def digits_problem(missing: float, count: int) -> Problem:
+    """Held-out digits with the noise they were trained with, and masks of exactly that share."""
+    flow, params, _ = persistence.load(MODEL)
+    rows = np.asarray(noisy_values(jax.random.key(1), load_digits_rows().test[:count]))
+    rng = np.random.default_rng(2)
+    rank = np.stack([rng.permutation(rows.shape[1]) for _ in rows])
+    observed = rank >= round(missing * rows.shape[1])
+    measured = [noisy_measurement(entries(seen), row[seen]) for row, seen in zip(rows, observed, strict=True)]
+    return Problem(flow, params, rows, observed, jax.tree.map(lambda *leaves: jnp.stack(leaves), *measured))
+
+
+def scores(problem: Problem, samples: np.ndarray) -> tuple[float, float]:
+    """RMSE of the mean, and CRPS, of (rows, S, d)."""
+    known = jnp.asarray(problem.rows), jnp.asarray(problem.observed)
+    return float(rmse_mean(jnp.asarray(samples), *known)), float(crps(jnp.asarray(samples), *known))
+
+
+def second_half(events: np.ndarray) -> np.ndarray:
+    """At most `SAMPLES` of the second half of the chains, evenly spaced: (rows, chains, kept, d) to (rows, S, d)."""
+    half = events[:, :, events.shape[2] // 2 :]
+    each = min(SAMPLES // CHAINS, half.shape[2])
+    picks = np.linspace(0, half.shape[2] - 1, each).round().astype(int)
+    return half[:, :, picks].reshape(len(events), -1, events.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def begun(flow: Flow, options: PlmcmcOptions, keys: jax.Array, params: Any, measurements: NoisyMeasurement) -> Any:
+    """The chains of every row, and the evaluations of each."""
+    return jax.vmap(lambda key, measured: begin_chains(flow, CHAINS, options, key, params, measured))(keys, measurements)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def advanced(
+    flow: Flow, options: PlmcmcOptions, keys: jax.Array, params: Any, measurements: NoisyMeasurement, states: ChainState
+) -> Advanced:
+    """`CHUNK` steps of the chains of every row."""
+
+    def one(key: jax.Array, measured: NoisyMeasurement, state: ChainState) -> Advanced:
+        return advance_chains(flow, CHUNK, THIN, options, key, params, measured, state)
+
+    return jax.vmap(one)(keys, measurements, states)
+
+
+def run_plmcmc(problem: Problem, options: PlmcmcOptions, most_steps: int) -> tuple[list[Look], dict[str, float]]:
+    """Looks at the scores until they have stopped falling or the steps run out, and the diagnostics of the second half."""
+    flow, params, rows, observed, measurements = problem
+    keys = jax.random.split(jax.random.key(3), len(rows))
+    states, spent = begun(flow, options, keys, params, measurements)
+    # a first call compiles, and goes unused
+    jax.block_until_ready(advanced(flow, options, keys, params, measurements, states))
+    evaluations, seconds, looks = int(jnp.sum(spent)), 0.0, []
+    events, acceptance = [], []
+    while not looks or (looks[-1].steps < most_steps and not has_settled(looks)):
+        keys = jax.vmap(lambda k: jax.random.split(k)[1])(keys)
+        began = time.perf_counter()
+        went = jax.block_until_ready(advanced(flow, options, keys, params, measurements, states))
+        seconds += time.perf_counter() - began
+        states = went.states
+        evaluations += int(jnp.sum(went.evaluations))
+        acceptance.append(float(went.acceptance.mean()))
+        events.append(np.asarray(went.events))
+        found = scores(problem, second_half(np.concatenate(events, axis=2)))
+        looks.append(Look(CHUNK * len(events), *found, evaluations, seconds))
+    half = np.concatenate(events[len(events) // 2 :], axis=2)
+    hidden = [jnp.asarray(half[i][..., ~observed[i]]) for i in range(len(rows))]
+    return looks, {
+        "acceptance": float(np.mean(acceptance)),
+        "r_hat": float(max(jnp.max(split_r_hat(row)) for row in hidden)),
+        "ess": float(min(jnp.min(bulk_ess(row)) for row in hidden)),
+    }
+
+
+def has_settled(looks: list[Look]) -> bool:
+    """Whether both scores' best of the second half of the run is no more than a little better than the first half's."""
+    half = len(looks) // 2
+    if half < 4:
+        return False
+    for score in ("rmse", "crps"):
+        before, after = (min(getattr(look, score) for look in part) for part in (looks[:half], looks[half:]))
+        if after < (1 - IMPROVEMENT) * before:
+            return False
+    return True
+
+
+def best_of_pilot(problem: Problem, steps: int) -> PlmcmcOptions:
+    """Of the options tried, those of least CRPS after a pilot."""
+    return min(TRIED, key=lambda options: run_plmcmc(problem, options, steps)[0][-1].crps)
+
+
+def plmcmc_row(system: str, problem: Problem, options: PlmcmcOptions, most_steps: int) -> dict[str, Any]:
+    """A run's plateau, and the first time it was within `IMPROVEMENT` of it in both scores."""
+    looks, diagnostics = run_plmcmc(problem, options, most_steps)
+    plateau = {score: min(getattr(look, score) for look in looks) for score in ("rmse", "crps")}
+    near = [
+        look for look in looks if all(getattr(look, score) <= (1 + IMPROVEMENT) * least for score, least in plateau.items())
+    ]
+    # the two scores may be least at different times, and then the end is what counts
+    look = near[0] if near else looks[-1]
+    return {
+        "system": system, "rmse": look.rmse, "crps": look.crps, "evaluations": look.evaluations, "seconds": look.seconds,
+        "samples": SAMPLES, "steps": look.steps, "steps_in_all": looks[-1].steps, "settled": has_settled(looks),
+        **{f"plateau_{score}": value for score, value in plateau.items()}, **diagnostics, **options._asdict(),
+    }  # fmt: skip
+
+
+def our_row(problem: Problem, samples: int) -> dict[str, Any]:
+    """`complete` with the default posterior, timed without compilation."""
+    key = jax.random.key(5)
+    arguments = (key, problem.flow, problem.params, problem.rows, problem.observed)
+    complete(*arguments, num_samples=samples, progress=False)
+    began = time.perf_counter()
+    done = complete(*arguments, num_samples=samples, progress=False)
+    seconds = time.perf_counter() - began
+    found = scores(problem, done.samples)
+    return {
+        "system": "ours", "rmse": found[0], "crps": found[1], "evaluations": int(done.info.evaluations.sum()),
+        "seconds": seconds, "samples": samples,
+    }  # fmt: skip
+
+
+def compared(missing: float, count: int, most_steps: int, pilot_steps: int) -> list[dict[str, Any]]:
+    """The rows of one share missing."""
+    problem = digits_problem(missing, count)
+    published = plmcmc_row("plmcmc_published", problem, PUBLISHED, most_steps)
+    tuned = plmcmc_row("plmcmc_tuned", problem, best_of_pilot(problem, pilot_steps), most_steps)
+    ours = [our_row(problem, samples) for samples in (2, 4, 8, 16, 32, SAMPLES)]
+    bar = {score: min(published[f"plateau_{score}"], tuned[f"plateau_{score}"]) for score in ("rmse", "crps")}
+    reached = [row for row in ours if all(row[score] <= least for score, least in bar.items())]
+    first = reached[0] if reached else ours[-1]
+    for row in (published, tuned):
+        row |= {f"more_{cost}": row[cost] / first[cost] for cost in ("evaluations", "seconds")}
+    rows = [published, tuned, first | {"reached": bool(reached)}, ours[-1] | {"system": f"ours at {SAMPLES}"}]
+    return [{"missing": missing, "rows": count, **row} for row in rows]
+
+
+def main() -> None:
+    """Compare at every share missing and write results/completion_speed.json."""
+    parser = argparse.ArgumentParser(prog="benchmarks.completion_speed", description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=8)
+    parser.add_argument("--steps", type=int, default=10_000, help="of a PL-MCMC chain, at most")
+    parser.add_argument("--quick", action="store_true", help="2 rows, 1,000 steps; writes to runs/ in place of results/")
+    options = parser.parse_args()
+    count, steps, pilot = (2, 1000, 250) if options.quick else (options.rows, options.steps, 500)
+    rows = [row for missing in MISSING for row in compared(missing, count, steps, pilot)]
+    write_results("completion_speed", rows, seeds=[1, 2, 3, 5], directory=Path("runs") if options.quick else RESULTS)
+
+
+if __name__ == "__main__":
+    main()

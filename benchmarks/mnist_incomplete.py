@@ -1,0 +1,242 @@
+"""Learning MNIST from digits with holes and completing the test digits: ours beside other systems and the published tables.
+
+    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 15 minutes on two quiet cores
+    python -m benchmarks.mnist_incomplete                            # all five rates
+    python -m benchmarks.mnist_incomplete --full --only ours         # on an H100: 25 minutes for the five rates
+    python -m benchmarks.mnist_incomplete --quick                    # some rows and steps; written to runs/
+
+Every pixel of every image is missing by the same chance, in training and test images alike, by masks drawn once from the seed.
+What is done stands in the results file: a second start goes on with the rest. Rows marked ``scaled`` are of a subset of the
+images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
+
+Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head trained on the incomplete digits) and
+accuracy_complete_classifier (of the completed mean, by the classifier of `misgan-mnist-fid`, trained on complete digits);
+fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
+False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel; ours models the pixel
+plus N(0, 0.05^2), and is asked for that); train_seconds, step_seconds, device; training_rows, test_rows. Published rows have a
+source and no seed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.published_mnist import RATES, published_rows
+from benchmarks.readme_tables import read_rows
+from benchmarks.results_file import RESULTS, Row, write_results
+from benchmarks.systems import SYSTEMS
+from benchmarks.systems.imputed import Imputed
+from jaxflows import flows
+from jaxflows.data import load_array, mcar
+from jaxflows.flows import Flow
+from jaxflows.metrics import interval_coverage, rmse_mean, rmse_sample
+from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
+from jaxflows.solvers.robust import quick_solver
+from jaxflows.training.fit_incomplete import IncompleteModel, fit_incomplete
+from jaxflows.training.joint_loss import IncompleteBatch, draw_rows
+
+NAME = "mnist_incomplete"
+NOISE = 0.05
+SHAPE = (28, 28)
+
+
+class Problem(NamedTuple):
+    """Digits in [0, 1], (n, 784), with their masks and labels."""
+
+    train: np.ndarray
+    train_mask: np.ndarray
+    train_labels: np.ndarray
+    test: np.ndarray
+    test_mask: np.ndarray
+    test_labels: np.ndarray
+
+
+class Sizes(NamedTuple):
+    """What a run takes.
+
+    Attributes:
+        train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
+        flow: ours.
+        fit: options of `jaxflows.fit_incomplete`.
+        draws: of ours, a test digit.
+        systems: options of each comparator.
+    """
+
+    train_rows: int
+    test_rows: int
+    flow: Callable[[], Flow]
+    fit: dict[str, Any]
+    draws: int
+    systems: dict[str, dict[str, Any]]
+
+
+QUICK = Sizes(
+    128, 32, lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), {"epochs": 1, "batch_size": 64}, 4,
+    {
+        "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
+        "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
+        "emflow": {"epochs": 1, "batch_size": 64, "rounds": 1}, "mcflow": {"epochs": 1},
+        "misgan": {"epochs": 5, "num_samples": 4},
+    },
+)  # fmt: skip
+SCALED = Sizes(
+    3000, 500, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128),
+    {"epochs": 8, "batch_size": 64, "learning_rate": 2e-3, "max_seconds": 180}, 16,
+    {
+        "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
+        "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5}, "mice": {"rounds": 2, "neighbours": 30},
+        "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "misgan": {"epochs": 40},
+    },
+)  # fmt: skip
+FULL = Sizes(
+    60_000, 10_000, lambda: flows.residual_image(event_shape=(*SHAPE, 1), blocks=8, scales=3, channels=(128, 128)),
+    {"epochs": 5, "batch_size": 64, "learning_rate": 1e-3, "max_seconds": 240}, 16,
+    {
+        "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
+        "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000}, "emflow": {"epochs": 5, "at_once": 256},
+        "mcflow": {"epochs": 32}, "misgan": {"epochs": 100},
+    },
+)  # fmt: skip
+
+
+def problem_of(folder: Path, missing: float, seed: int) -> Problem:
+    """All images with masks of this rate; a subset's are the first of them."""
+    parts = []
+    for number, part in enumerate(("train", "t10k")):
+        images = load_array(folder / f"{part}-images-idx3-ubyte.gz").reshape(-1, 784).astype(np.float32) / 255
+        masks = mcar(len(images), (784,), missing, seed=2 * seed + number)
+        parts += [images, masks, load_array(folder / f"{part}-labels-idx1-ubyte.gz").astype(np.int32)]
+    return Problem(*parts)
+
+
+def noisy(key: jax.Array, batch: jax.Array) -> jax.Array:
+    """Pixels in [0, 1] plus N(0, 0.05^2)."""
+    return batch + NOISE * jax.random.normal(key, batch.shape, batch.dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _drawn(flow: Flow, network: Any, draws: int, key: jax.Array, model: IncompleteModel, batch: IncompleteBatch) -> Any:
+    posterior = model.posterior._replace(network=network)
+    drawn = draw_rows(
+        key, flow, model.params, posterior, batch, solver=quick_solver(False), num_samples=draws,
+        log_det=lambda *_: jnp.zeros(()),
+    )  # fmt: skip
+    logits = model.head.logits(drawn.x.reshape(*drawn.x.shape[:2], -1))
+    return drawn.y, jax.nn.softmax(logits).mean(axis=1), drawn.info.converged
+
+
+def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
+    """`fit_incomplete` with labels, and draws of its amortised posterior."""
+    flow = sizes.flow()
+    k_fit, k_draw = jax.random.split(key)
+    began = time.perf_counter()
+    model, report = fit_incomplete(
+        k_fit, flow, problem.train.reshape(-1, *flow.event_shape), problem.train_mask.reshape(-1, *flow.event_shape),
+        labels=problem.train_labels, noise=noisy, validation=0.05, validation_samples=1, **sizes.fit,
+    )  # fmt: skip
+    seconds = time.perf_counter() - began
+    # a flax module is no array: it travels apart
+    arrays = model._replace(posterior=model.posterior._replace(network=None))
+    at_once = 50
+    samples, chances, solved = [], [], []
+    for first in range(0, len(problem.test), at_once):
+        numbers = np.arange(first, first + at_once) % len(problem.test)
+        rows, masks = (t[numbers].reshape(-1, *flow.event_shape) for t in (problem.test, problem.test_mask))
+        batch = IncompleteBatch(jnp.asarray(rows), jnp.asarray(masks), jnp.full(at_once, -1))
+        drawn = _drawn(flow, model.posterior.network, sizes.draws, jax.random.fold_in(k_draw, first), arrays, batch)
+        for kept, part in zip((samples, chances, solved), drawn, strict=True):
+            kept.append(np.asarray(part)[: len(problem.test) - first])
+    whole = np.concatenate(samples).reshape(len(problem.test), sizes.draws, -1)
+    classes = np.concatenate(chances).argmax(axis=1)
+    about = {
+        "accuracy_incomplete": float(np.mean(classes == problem.test_labels)),
+        "unconverged": float(1 - np.mean(np.concatenate(solved))), "bound": float(-report.run.validation_losses.min()),
+    }  # fmt: skip
+    return Imputed(whole.mean(axis=1), whole, seconds, len(report.unconverged)), about
+
+
+def scores(problem: Problem, done: Imputed, noise: float) -> Row:
+    """Every score of completed test digits but the head's."""
+    truth, mask = jnp.asarray(problem.test), jnp.asarray(problem.test_mask)
+    mean = np.where(problem.test_mask, problem.test, np.clip(done.mean, 0, 1))
+    images = mean.reshape(-1, *SHAPE)
+    row: Row = {
+        "accuracy_complete_classifier": mnist_accuracy(images, problem.test_labels),
+        "rmse_mean": float(rmse_mean(jnp.asarray(mean)[:, None], truth, mask)), "draws": done.samples is not None,
+    }  # fmt: skip
+    if done.samples is None:
+        return row | {"fid_sample": mnist_fid(images)}
+    clipped = np.where(problem.test_mask[:, None], problem.test[:, None], np.clip(done.samples, 0, 1))
+    asked = truth + noise * jax.random.normal(jax.random.key(1), truth.shape)
+    return row | {
+        "fid_sample": mnist_fid(clipped[:, 0].reshape(-1, *SHAPE)),
+        "rmse_sample": float(rmse_sample(jnp.asarray(clipped), truth, mask)),
+        "coverage_90": float(interval_coverage(jax.random.key(2), jnp.asarray(done.samples), asked, mask, 0.9)),
+    }
+
+
+def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Sizes) -> Row:
+    """One system at one rate."""
+    options = dict(sizes.systems.get(system, {}))
+    rows = options.pop("train_rows", sizes.train_rows)
+    part = Problem(*(t[:rows] for t in problem[:3]), *(t[: sizes.test_rows] for t in problem[3:]))
+    if system in ("emflow", "mcflow"):
+        options["image_shape"] = SHAPE
+    key = jax.random.key(seed)
+    if system == "ours":
+        done, about = ours(key, part, sizes)
+    else:
+        done, about = SYSTEMS[system](key, part.train, part.train_mask, part.test, part.test_mask, **options), {}
+    return {
+        "system": system, "missing": missing, "seed": seed, "scaled": sizes is not FULL, **about,
+        **scores(part, done, NOISE if system == "ours" else 0.0), "train_seconds": done.seconds,
+        "step_seconds": done.seconds / max(1, done.steps), "device": jax.devices()[0].device_kind,
+        "training_rows": len(part.train), "test_rows": len(part.test),
+    }  # fmt: skip
+
+
+def main() -> None:
+    """Measure what is not in the results file yet, and write it after every row."""
+    names = ["ours", *SCALED.systems]
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
+    parser.add_argument("--data-dir", type=Path, default=os.environ.get("JAXFLOWS_DATA", "../shared/data"))
+    parser.add_argument("--missing", type=float, nargs="+", default=list(RATES), choices=RATES)
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SYSTEM", help=", ".join(names))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--full", action="store_true", help="all images and the papers' sizes, for a GPU")
+    parser.add_argument("--again", action="store_true", help="measure anew what the results file has already")
+    parser.add_argument("--quick", action="store_true", help="some rows and steps at the first rate; writes to runs/")
+    options = parser.parse_args()
+    sizes = FULL if options.full else SCALED
+    directory = RESULTS
+    if options.quick:
+        sizes, directory, options.missing, options.again = QUICK, Path("runs"), options.missing[:1], True
+
+    def of(row: Row) -> tuple[Any, ...]:
+        return tuple(row[key] for key in ("system", "missing", "seed", "scaled"))
+
+    done = {of(row): row for row in read_rows(NAME, directory) if "seed" in row}
+    for missing in options.missing:
+        problem = problem_of(Path(options.data_dir) / "mnist", missing, options.seed)
+        for system in options.only:
+            this = (system, missing, options.seed, sizes is not FULL)
+            if this in done and not options.again:
+                continue
+            print(f"{system}, {missing} missing", flush=True)
+            done[this] = measured(system, problem, missing, options.seed, sizes)
+            rows = sorted(done.values(), key=lambda row: (row["missing"], names.index(row["system"]), row["scaled"]))
+            write_results(NAME, [*rows, *published_rows()], seeds=sorted({row["seed"] for row in rows}), directory=directory)
+
+
+if __name__ == "__main__":
+    main()
