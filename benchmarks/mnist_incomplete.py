@@ -86,7 +86,6 @@ QUICK = Sizes(
         "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
         "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
         "emflow": {"epochs": 1, "batch_size": 64, "rounds": 1}, "mcflow": {"epochs": 1},
-        "misgan": {"epochs": 5, "num_samples": 4},
     },
 )  # fmt: skip
 SCALED = Sizes(
@@ -95,7 +94,7 @@ SCALED = Sizes(
     {
         "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
         "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5}, "mice": {"rounds": 2, "neighbours": 30},
-        "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "misgan": {"epochs": 40},
+        "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5},
     },
 )  # fmt: skip
 FULL = Sizes(
@@ -104,7 +103,7 @@ FULL = Sizes(
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
         "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000}, "emflow": {"epochs": 5, "at_once": 256},
-        "mcflow": {"epochs": 32}, "misgan": {"epochs": 100},
+        "mcflow": {"epochs": 32},
     },
 )  # fmt: skip
 

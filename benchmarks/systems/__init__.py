@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.systems import emflow, gaussian, mcflow, misgan, sklearn_imputers
+from benchmarks.systems import emflow, gaussian, mcflow, sklearn_imputers
 from benchmarks.systems.imputed import Imputed
 
 SYSTEMS: dict[str, Callable[..., Imputed]] = {
@@ -21,5 +21,4 @@ SYSTEMS: dict[str, Callable[..., Imputed]] = {
     "missforest": sklearn_imputers.impute_missforest,
     "emflow": emflow.impute,
     "mcflow": mcflow.impute,
-    "misgan": misgan.impute,
 }

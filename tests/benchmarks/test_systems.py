@@ -20,7 +20,6 @@ SIZES = {
     "missforest": {"trees": 10, "rounds": 2},
     "emflow": {"epochs": 15, "batch_size": 64, "learning_rate": 1e-3, "pairs": 1},
     "mcflow": {"epochs": 200, "learning_rate": 3e-3, "pairs": 1},
-    "misgan": {"epochs": 300, "learning_rate": 1e-3},
 }
 
 
