@@ -14,6 +14,7 @@ import optax
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised, AmortisedDraw
 from jaxflows.conditional.elbo import GradientEstimator, gradient_estimator
+from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.data.incomplete_rows import check_columns, median_filling, noisy_fill
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import fresh_network, inference_network
@@ -30,26 +31,6 @@ from jaxflows.training.step import Noise, constrained_step, settle
 
 # training rows over which the latents' mean and variance are measured for the head
 _HEAD_ROWS = 4096
-
-
-class IncompleteModel(NamedTuple):
-    """A flow and its amortised posterior, trained together.
-
-    Attributes:
-        params: the flow's parameters.
-        posterior: q; ``jaxflows.complete(key, flow, model.params, rows, observed, posterior=model.posterior)`` draws from
-            it, solves and weighs, and with ``fit_steps`` above 0 refines it row by row first.
-        head: the classifier on the latents; None when no labels were given.
-    """
-
-    params: Params
-    posterior: Amortised
-    head: PredictionHead | None
-
-    @property
-    def network_params(self) -> Params:
-        """The inference network's parameters."""
-        return self.posterior.params
 
 
 class IncompleteReport(NamedTuple):
