@@ -1,1 +1,1 @@
-"""The command line: ``jaxflows complete``, ``jaxflows train`` and ``jaxflows info``."""
+"""The command line: ``jaxflows complete``, ``train``, ``evaluate`` and ``info``."""

@@ -24,7 +24,7 @@ def completion_table(task: Task, completion: Completion, model: Model) -> str:
     """
     head = [name.format(samples=task.settings["samples"]) for name in _HEAD]
     lines = [_line(task, completion, model, index, mask) for index, mask in enumerate(task.settings["masks"])]
-    return _aligned([head, *lines])
+    return aligned([head, *lines])
 
 
 def _line(task: Task, completion: Completion, model: Model, index: int, mask: str) -> list[str]:
@@ -35,19 +35,19 @@ def _line(task: Task, completion: Completion, model: Model, index: int, mask: st
     usable = np.isfinite(completion.log_weights[chosen])
     gaussian = "-"
     if model.baseline is not None and scored.any():
-        gaussian = _number(_rmse(gaussian_conditional(model.baseline(), truth, observed).mean - truth, scored), ".4f")
+        gaussian = number(_rmse(gaussian_conditional(model.baseline(), truth, observed).mean - truth, scored), ".4f")
     info = type(completion.info)(*(values[chosen] for values in completion.info))
     spread = np.broadcast_to(scored[:, None], samples.shape) & usable.reshape(usable.shape + (1,) * (truth.ndim - 1))
     return [
         mask,
         str(int(chosen.sum())),
-        _number(_rmse(mean - truth, scored), ".4f"),
-        _number(_rmse(samples - truth[:, None], spread), ".4f"),
+        number(_rmse(mean - truth, scored), ".4f"),
+        number(_rmse(samples - truth[:, None], spread), ".4f"),
         gaussian,
-        _number(_mean(info.ess), ".1f"),
-        _number(np.nanmax(info.residual, initial=-np.inf), ".1e"),
-        _number(_mean(info.converged), ".1%"),
-        _number(float(info.seconds.sum()), ".1f"),
+        number(_mean(info.ess), ".1f"),
+        number(np.nanmax(info.residual, initial=-np.inf), ".1e"),
+        number(_mean(info.converged), ".1%"),
+        number(float(info.seconds.sum()), ".1f"),
     ]
 
 
@@ -60,11 +60,13 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if finite.size else np.nan
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """A number in a format, '-' where there is none."""
     return format(value, form) if np.isfinite(value) else "-"
 
 
-def _aligned(cells: list[list[str]]) -> str:
+def aligned(cells: list[list[str]]) -> str:
+    """Lines of cells as text: the first column to the left, numbers to the right."""
     widths = [max(len(line[column]) for line in cells) for column in range(len(cells[0]))]
     lines = []
     for line in cells:

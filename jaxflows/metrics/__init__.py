@@ -1,5 +1,6 @@
 """Scores of completions where the truth is known, and the Gaussian that every completion has to beat."""
 
+from jaxflows.metrics.completion_scores import CompletionScores, completion_scores
 from jaxflows.metrics.gaussian_baseline import (
     Gaussian,
     GaussianCompletion,
@@ -11,9 +12,11 @@ from jaxflows.metrics.gaussian_em import GaussianEmReport, fit_gaussian_em, obse
 from jaxflows.metrics.scores import crps, energy_score, interval_coverage, rmse_mean, rmse_sample
 
 __all__ = [
+    "CompletionScores",
     "Gaussian",
     "GaussianCompletion",
     "GaussianEmReport",
+    "completion_scores",
     "crps",
     "energy_score",
     "fit_gaussian",

@@ -97,7 +97,8 @@ def describe_network(network: nn.Module) -> dict[str, Any]:
     name = next((name for name, kind in NETWORKS.items() if type(network) is kind), None)
     if name is None:
         raise ValueError(
-            f"expected a network of jaxflows.networks.inference_network; got {type(network).__name__}, whose code is the caller's own"
+            f"expected a network of jaxflows.networks.inference_network; got {type(network).__name__}, whose code is the "
+            "caller's own"
         )
     return {"network": name, **{option: getattr(network, option) for option in _options(type(network))}}
 
