@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,23 +31,22 @@ def outcome(count):
     devices = jax.devices()[:count]
     options = {"epochs": 2, "batch_size": BATCH, "ema_decay": 0.9, "progress": False, "devices": devices}
     rows, observed = gaussian_rows(40)
-    flow = flows.residual(event_shape=(3,), blocks=2, hidden=8)
-    noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
-    params, report = fit(jax.random.key(0), flow, rows, noise=noise, validation=0.25, patience=9, **options)
     holes = np.where(observed, rows, np.nan)
     model, joint = fit_incomplete(
-        jax.random.key(1), AFFINE, holes, observed, labels=np.arange(40) % 2, params=affine_start(holes), validation=0.0,
-        learning_rate=1e-2, **options,
+        jax.random.key(1), AFFINE, holes, observed, params=affine_start(holes), validation=0.0, learning_rate=1e-2,
+        estimator="exact", **options,
     )  # fmt: skip
-    result = complete(
-        jax.random.key(2), AFFINE, model.params, holes[:10], observed[:10], posterior=model.posterior, num_samples=4,
-        progress=False, devices=devices,
-    )  # fmt: skip
-    trees = {
-        "fit": (params, report.losses, report.validation_losses),
-        "fit_incomplete": (model.params, model.network_params, model.head, joint.run.losses, joint.cross_entropy),
-        "complete": (result.samples, result.log_weights, result.info.bound),
-    }
+    trees = {"fit_incomplete": (model.params, model.network_params, joint.run.losses)}
+    if count != 2:
+        flow = flows.residual(event_shape=(3,), blocks=1, hidden=4)
+        noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
+        params, report = fit(jax.random.key(0), flow, rows, noise=noise, validation=0.25, patience=9, **options)
+        trees["fit"] = (params, report.losses, report.validation_losses)
+        result = complete(
+            jax.random.key(2), AFFINE, model.params, holes[:10], observed[:10], posterior=model.posterior, num_samples=4,
+            progress=False, devices=devices,
+        )  # fmt: skip
+        trees["complete"] = (result.samples, result.log_weights, result.info.bound)
     return {
         name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(float).tolist()
         for name, tree in trees.items()
@@ -61,7 +59,10 @@ def forced(tmp_path_factory):
     dump = tmp_path_factory.mktemp("programs")
     # what is read from the cache is not dumped
     environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-    flags = f"--xla_force_host_platform_device_count=8 --xla_dump_to={dump} --xla_dump_hlo_as_text"
+    flags = (
+        f"--xla_force_host_platform_device_count=8 --xla_dump_to={dump} --xla_dump_hlo_as_text "
+        "--xla_dump_hlo_module_re=.*(step|draw_rows).*"
+    )
     environment |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {flags}"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.test_sharding"], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900
@@ -71,25 +72,28 @@ def forced(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1]), programs
 
 
-@pytest.mark.parametrize("count", COUNTS[1:])
-@pytest.mark.parametrize("name", ["fit", "fit_incomplete", "complete"])
+@pytest.mark.parametrize(("name", "count"), [("fit_incomplete", 2), ("fit_incomplete", 8), ("fit", 8), ("complete", 8)])
 def test_results_do_not_depend_on_the_number_of_devices(forced, name, count):
     one, several = (np.array(forced[0][str(n)][name]) for n in (1, count))
+    # rows with nothing hidden have no bound
     assert np.isfinite(one).mean() > 0.9
-    # sums of 12 rows in another order, over 6 steps of Adam
-    np.testing.assert_allclose(several, one, rtol=2e-3, atol=2e-4)
+    # sums of 12 rows in another order, over 6 steps of Adam, in single precision
+    np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
 
 
 def test_devices_meet_outside_of_loops_alone(forced):
     found = {name: collectives(text) for name, text in forced[1].items()}
-    several = {name: found[name] for name in found if "num_partitions=" in forced[1][name] and loops(forced[1][name])}
-    assert not [(name, one) for name, some in several.items() for one in some if one.in_loop]
-    # the steps of both kinds of training, on 2 and on 8 devices, have loops, and sum their gradients
-    steps = [some for name, some in several.items() if re.search(r"jit_step\b", name) and some]
-    assert len(steps) >= 4
+    assert not [(name, one) for name, some in found.items() for one in some if one.in_loop]
+    assert all(loops(text) for text in forced[1].values())
+    # one program for each kind of training and number of devices: nothing is compiled again when a step's result comes back
+    shared = [name for name, text in forced[1].items() if "num_partitions=" in text]
+    steps = [name for name in shared if "jit_step." in name]
+    assert len(steps) == 3
+    assert all(found[name] for name in steps)
     # and completing has nothing to say
-    assert any("jit__draw_rows" in name for name in several)
-    assert not any(some for name, some in several.items() if "jit__draw_rows" in name)
+    draws = [name for name in shared if "draw_rows" in name]
+    assert draws
+    assert not any(found[name] for name in draws)
 
 
 LOOP = """HloModule m, num_partitions=2

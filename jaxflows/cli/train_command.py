@@ -154,9 +154,8 @@ def _observed(options: argparse.Namespace, rows: Rows) -> np.ndarray:
     mask, option = options.mask, "--mask"
     if mask is None and options.mask_key is not None:
         mask, option = str(options.data), "--mask-key"
-    return observed_entries(
-        mask or NAN_MASK, rows, rows.values.shape[1:], options.seed, key=options.mask_key, option=option
-    )  # fmt: skip
+    shape = rows.values.shape[1:]
+    return observed_entries(mask or NAN_MASK, rows, shape, options.seed, key=options.mask_key, option=option)
 
 
 def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None, scaling: dict[str, float]) -> int:
@@ -168,13 +167,23 @@ def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None,
         "data": options.data.name, "training_rows": len(rows.values), **scaling, "noise_std": options.noise,
         "batch_size": options.batch_size, "learning_rate": options.learning_rate, "seed": options.seed,
     }  # fmt: skip
-    fit = _fit_complete if observed is None else _fit_by_rounds if _by_rounds(options) else _fit_jointly
     try:
-        summary = fit(options, flow, rows.values, observed, metadata)
+        if observed is None:
+            summary = _fit_complete(options, flow, rows.values, metadata)
+        else:
+            fit = _fit_by_rounds if _by_rounds(options) else _fit_jointly
+            summary = fit(options, flow, rows.values, observed, metadata)
     except FloatingPointError as error:
         raise CommandError(f"{options.data}: {error}") from None
     except ForeignCheckpointError as error:
         raise CommandError(f"--checkpoint {options.checkpoint}: {error}") from None
+    except ValueError as error:
+        # the other arguments were checked: what is left is a column that rows with holes say nothing of
+        if observed is None:
+            raise
+        raise CommandError(f"{options.data}: {error}") from None
+    except OSError as error:
+        raise CommandError(str(error)) from None
     except ImportError as error:
         if options.metrics is None:
             raise
@@ -228,7 +237,7 @@ def _held_out(report: Any, what: str) -> str:
     return f"{report.steps} steps in {report.seconds:.0f} s ({report.stopped}); {loss}"
 
 
-def _fit_complete(options: argparse.Namespace, flow: Any, values: np.ndarray, _: None, metadata: dict[str, Any]) -> str:
+def _fit_complete(options: argparse.Namespace, flow: Any, values: np.ndarray, metadata: dict[str, Any]) -> str:
     import jax
 
     from jaxflows.persistence import save
@@ -247,14 +256,8 @@ def _fit_jointly(
 
     from jaxflows.persistence import save_incomplete
     from jaxflows.training.fit_incomplete import fit_incomplete
-    from jaxflows.training.incomplete_data import incomplete_data
 
     settings = _settings(options)
-    try:
-        # asked for here, apart from the run, whose other errors are not the data's
-        incomplete_data(flow, values, observed, name="data", noisy=settings["noise"] is not None)
-    except ValueError as error:
-        raise CommandError(f"{options.data}: {error}") from None
     model, report = fit_incomplete(jax.random.key(options.seed), flow, values, observed, **settings)
     metadata = metadata | {"epochs": settings["epochs"], "observed_share": float(observed.mean()), **_ran(report.run)}
     save_incomplete(options.output, flow, model, metadata=metadata)
@@ -272,13 +275,8 @@ def _fit_by_rounds(
 
     from jaxflows.cli.models import named_posterior
     from jaxflows.persistence import save
-    from jaxflows.training.incomplete_data import incomplete_data
     from jaxflows.training.monte_carlo_em import fit_by_em
 
-    try:
-        incomplete_data(flow, values, observed, name="data", noisy=False)
-    except ValueError as error:
-        raise CommandError(f"{options.data}: {error}") from None
     rounds, epochs = options.rounds or _EM_ROUNDS, options.epochs or _EM_EPOCHS
     params, report = fit_by_em(
         jax.random.key(options.seed), flow, values, observed, rounds=rounds, epochs=epochs,
