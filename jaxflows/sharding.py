@@ -37,7 +37,8 @@ def row_mesh(devices: Devices, among: Sequence[jax.Device]) -> Mesh | None:
     chosen = list(among if devices is None else devices)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"expected devices, each once; got {devices}")
-    if devices is None and (len(chosen) == 1 or jax.config.jax_default_device is not None):
+    config: Any = jax.config
+    if devices is None and (len(chosen) == 1 or config.jax_default_device is not None):
         return None
     # of one device too where it is named: the caller's arrays may be elsewhere, and a mesh brings them there
     return Mesh(np.array(chosen), (_AXIS,))

@@ -122,7 +122,7 @@ def _advance(
 
         def step(state: Any, number: jax.Array) -> Any:
             of_step = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
-            theta, inner, failed = jax.vmap(functools.partial(row_step, params))(*state, *problem, of_step)
+            theta, inner, failed = jax.vmap(lambda *row: row_step(params, *row))(*state, *problem, of_step)
             return (theta, inner), failed
 
         state, failed = jax.lax.scan(step, state, jnp.arange(CHUNK))

@@ -40,5 +40,5 @@ def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, An
     }
     if classes is None:
         return arrays
-    vector = jax.ShapeDtypeStruct((flow.size,), dtype)
+    vector: Any = jax.ShapeDtypeStruct((flow.size,), dtype)
     return {**arrays, "head": PredictionHead(jax.eval_shape(lambda: fresh_head(flow.size, int(classes))), vector, vector)}
