@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.elbo import gradient_estimator
-from jaxflows.data.incomplete_rows import median_filling, noisy_fill
+from jaxflows.data.incomplete_rows import check_columns, median_filling, noisy_fill
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import fresh_network, inference_network
 from jaxflows.sharding import Devices, replicated, row_mesh, shared_out
@@ -50,7 +50,11 @@ def joint_step(flow: Flow, rows: np.ndarray, observed: np.ndarray, *, devices: D
         rows: (b, *event), float32, finite.
         observed: (b, *event) boolean.
         devices: over which rows are shared out.
+
+    Raises:
+        ValueError: a column never observed.
     """
+    check_columns(rows, observed, constants=False)
     mesh: Mesh | None = row_mesh(devices, jax.devices())
     k_flow, k_network, k_step = jax.random.split(jax.random.key(0), 3)
     filling = median_filling(rows, observed)

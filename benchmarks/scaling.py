@@ -87,7 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     devices, memory = DEVICES, [*((batch, DEPTH) for batch in BATCHES), *((BATCH, depth) for depth in DEPTHS)]
     batch, depth = BATCH, DEPTH
     if options.quick:
-        devices, memory, batch, depth = (1, 2), [(8, 2)], 4, 2
+        devices, memory, batch, depth = (1, 2), [(16, 2)], 16, 2
         options.steps, options.output_dir = 2, Path("runs/quick")
     speeds = []
     for count in devices:

@@ -60,7 +60,7 @@ class Size(NamedTuple):
 SIZES = {
     "paper": Size(28, 23, 2, 128, 4, 128, 64),
     "scaled": Size(14, 5, 1, 32, 2, 64, 16),
-    "tiny": Size(7, 1, 1, 4, 1, 8, 2),
+    "tiny": Size(7, 1, 1, 4, 1, 8, 16),
 }
 
 
