@@ -377,6 +377,40 @@ def densities(source: str) -> Callable[[Path], str]:
     return lambda results: table(read_rows(source, results), columns, source)
 
 
+def scaling(results: Path) -> str:
+    """Joint training over devices."""
+    rows = [row for row in read_rows("scaling", results) if row["part"] == "devices"]
+    columns = [
+        ("devices", number("devices", ".0f")), ("rows a second", number("rows_per_second", ".1f")),
+        ("over one device", number("efficiency", ".2f")), ("bytes said a step", number("collective_bytes", ",.0f")),
+        ("collectives in loops", number("collectives_in_loops", ".0f")),
+        ("memory of a device, MB", number("peak_bytes", ".1f", 1e-6)), ("loss of the last step", number("loss", ".5f")),
+    ]  # fmt: skip
+    return table(rows, columns, "scaling")
+
+
+def step_memory(results: Path) -> str:
+    """Memory of a joint step against batch and depth."""
+    rows = [row for row in read_rows("scaling", results) if row["part"] == "memory"]
+    columns = [
+        ("batch", number("batch", ".0f")), ("blocks", number("depth", ".0f")),
+        ("memory, MB", number("peak_bytes", ".1f", 1e-6)),
+    ]  # fmt: skip
+    return table(rows, columns, "scaling")
+
+
+def training_step(results: Path) -> str:
+    """One step of joint training."""
+    columns = [
+        ("size", text("size")), ("convolutions", number("convolutions", ".0f")), ("channels", number("channels", ".0f")),
+        ("dense blocks", number("dense_blocks", ".0f")), ("batch", number("batch", ".0f")), ("device", text("device")),
+        ("seconds a step", number("step_seconds", ".3f")), ("solving", share("solve_share")),
+        ("gradient", share("gradient_share")), ("update", share("update_share")),
+        ("evaluations a solve", number("evaluations", ".0f")), ("memory, MB", number("peak_bytes", ".0f", 1e-6)),
+    ]  # fmt: skip
+    return table(read_rows("training_step", results), columns, "training_step")
+
+
 TABLES: dict[str, Callable[[Path], str]] = {
     "compile_time": compile_time,
     "completion": completion,
@@ -398,8 +432,11 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "mnist_density": densities("train_mnist_flow"),
     "peers": peers,
     "posteriors": posteriors,
+    "scaling": scaling,
     "solvers": solvers,
     "solving": solving,
+    "step_memory": step_memory,
+    "training_step": training_step,
     "truth": truth,
 }
 

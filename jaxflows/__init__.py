@@ -15,7 +15,8 @@ training   fit            maximum likelihood on complete data
            fit_incomplete maximum likelihood, by its bound, on rows with holes, with an amortised posterior
            fit_by_em      the same by completing and fitting in turn
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
-models     save, load     one file a model, no code in it
+models     save, load     one file a model, no code in it; ``save_incomplete`` and ``load_incomplete`` with the network and
+                          classifier that `fit_incomplete` trained
 conditions complete       samples, mean and diagnostics of the missing part, row by row
            complete_by_mcmc the same by exact Markov chains: the reference for any posterior, slower
            observe        ``observe.mask`` and ``observe.linear``
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from jaxflows.flows import Flow
     from jaxflows.inverse.infer import infer
     from jaxflows.observation import Observation
-    from jaxflows.persistence import load, save
+    from jaxflows.persistence import load, load_incomplete, save, save_incomplete
     from jaxflows.training.fit import fit
     from jaxflows.training.fit_incomplete import fit_incomplete
     from jaxflows.training.monte_carlo_em import fit_by_em
@@ -76,6 +77,7 @@ __all__ = [
     "infer",
     "inverse",
     "load",
+    "load_incomplete",
     "log_det",
     "measurements",
     "metrics",
@@ -84,6 +86,7 @@ __all__ = [
     "posteriors",
     "predict_labels",
     "save",
+    "save_incomplete",
     "solve",
     "solvers",
 ]
@@ -106,6 +109,7 @@ _PLACES = {
     "infer": "jaxflows.inverse.infer:infer",
     "inverse": "jaxflows.inverse",
     "load": "jaxflows.persistence:load",
+    "load_incomplete": "jaxflows.persistence:load_incomplete",
     "log_det": "jaxflows.log_det",
     "measurements": "jaxflows.measurements",
     "metrics": "jaxflows.metrics",
@@ -114,6 +118,7 @@ _PLACES = {
     "posteriors": "jaxflows.conditional.posteriors",
     "predict_labels": "jaxflows.training.predict_labels:predict_labels",
     "save": "jaxflows.persistence:save",
+    "save_incomplete": "jaxflows.persistence:save_incomplete",
     "solve": "jaxflows.conditional.constraint:solve",
     "solvers": "jaxflows.solvers",
 }

@@ -1,1 +1,1 @@
-"""The command line: ``jaxflows complete``, ``jaxflows infer``, ``jaxflows train`` and ``jaxflows info``."""
+"""The command line: ``jaxflows complete``, ``infer``, ``train``, ``evaluate`` and ``info``."""

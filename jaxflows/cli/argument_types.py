@@ -19,7 +19,7 @@ class PosteriorChoice(NamedTuple):
 
     Attributes:
         text: as given.
-        family: 'gauss_newton', 'prior', 'mean_field', 'householder' or 'full_rank'.
+        family: 'gauss_newton', 'prior', 'mean_field', 'householder', 'full_rank' or 'amortised'.
         reflections: of 'householder'.
     """
 
@@ -29,12 +29,12 @@ class PosteriorChoice(NamedTuple):
 
 
 def posterior(text: str) -> PosteriorChoice:
-    """``gauss_newton``, ``prior``, ``mean_field``, ``full_rank``, ``householder`` or ``householder:N``."""
+    """``gauss_newton``, ``prior``, ``mean_field``, ``full_rank``, ``householder``, ``householder:N`` or ``amortised``."""
     family, colon, number = text.partition(":")
-    known = ("gauss_newton", "mean_field", "full_rank", "householder", "prior")
+    known = ("gauss_newton", "mean_field", "full_rank", "householder", "prior", "amortised")
     if family not in known or (colon and (family != "householder" or not number.isdecimal())):
         raise argparse.ArgumentTypeError(
-            f"expected gauss_newton, mean_field, full_rank, householder:N (N reflections) or prior; got {text!r}"
+            f"expected gauss_newton, mean_field, full_rank, householder:N (N reflections), prior or amortised; got {text!r}"
         )
     return PosteriorChoice(text, family, int(number) if colon else 20)
 

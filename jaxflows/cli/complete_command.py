@@ -9,16 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from jaxflows.cli import argument_types as types
 from jaxflows.cli.errors import CommandError
-from jaxflows.cli.models import DEFAULT_MODEL, PACKAGED, Model, load_model, model_path
+from jaxflows.cli.models import DEFAULT_MODEL, PACKAGED, Model, fit_steps_of, load_model, model_path, posterior_of
 from jaxflows.cli.stop_signals import termination_interrupts, uninterrupted
 
 if TYPE_CHECKING:
     from jaxflows.cli.completed_rows import Task
     from jaxflows.conditional.completion import Completion
-    from jaxflows.conditional.posteriors import Posterior
 
 # what a run takes where nothing is asked for; kept apart from argparse so that --resume can tell what was asked for
-_DEFAULTS: dict[str, Any] = {"model": DEFAULT_MODEL, "samples": 32, "seed": 0, "steps": 200}
+_DEFAULTS: dict[str, Any] = {"model": DEFAULT_MODEL, "samples": 32, "seed": 0}
 _DEFAULT_MASKS = ("missing:0.5", "centre:8")
 _DEFAULT_DIGITS = slice(0, 8)
 _FIXED_BY_RESUME = ("data", "key", "mask", "rows", "scale", "samples", "seed", "posterior", "steps")
@@ -59,10 +58,14 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--seed", type=types.count(0), metavar="S", help="of masks and draws (default: 0)")
     parser.add_argument(
         "--posterior", type=types.posterior, metavar="NAME",
-        help="gauss_newton (default, no fit), mean_field, full_rank, householder:N or prior",
+        help="gauss_newton (default, no fit), mean_field, full_rank, householder:N, prior, or amortised: the network of a "
+        "model trained with --incomplete",
     )  # fmt: skip
     parser.add_argument(
-        "--steps", type=types.count(1), metavar="N", help="of the fit of mean_field, full_rank, householder (default: 200)"
+        "--steps",
+        type=types.count(1),
+        metavar="N",
+        help="of the fit of mean_field, full_rank, householder (default: 200) or amortised (default: none)",
     )
     parser.add_argument(
         "--output", type=types.picture, default=Path("completion.png"), metavar="PICTURE", help="default: completion.png"
@@ -126,10 +129,14 @@ def _new_task(options: argparse.Namespace) -> tuple[Task, Completion | None, Mod
     model = load_model(wanted["model"])
     owner = f"--model {model.name}"
     rows = input_rows.fit_rows(array, options.data, model.flow.event_shape, chosen, model.pixel_scale, owner)
-    observed = [input_rows.observed_entries(mask, rows, model, wanted["seed"]) for mask in masks]
+    shape = model.image_shape or model.flow.event_shape
+    observed = [input_rows.observed_entries(mask, rows, shape, wanted["seed"]) for mask in masks]
     posterior = "gauss_newton" if options.posterior is None else options.posterior.text
+    # asked for here, so that a model without a network is refused before any work
+    posterior_of(posterior, model)
     settings = wanted | {
-        "posterior": posterior, "fingerprint": model.fingerprint, "source": rows.source, "masks": list(masks)
+        "posterior": posterior, "steps": fit_steps_of(posterior, options.steps), "fingerprint": model.fingerprint,
+        "source": rows.source, "masks": list(masks),
     }  # fmt: skip
     task = Task(
         rows=np.concatenate([rows.values] * len(masks)),
@@ -163,22 +170,9 @@ def _work(task: Task, before: Completion | None, model: Model, *, progress: bool
     settings = task.settings
     return complete(
         jax.random.key(settings["seed"]), model.flow, model.params, task.rows, task.observed,
-        num_samples=settings["samples"], posterior=_posterior(settings["posterior"]), fit_steps=settings["steps"],
-        resume=before, progress=progress,
+        num_samples=settings["samples"], posterior=posterior_of(settings["posterior"], model),
+        fit_steps=settings["steps"], resume=before, progress=progress,
     )  # fmt: skip
-
-
-def _posterior(text: str) -> Posterior:
-    from jaxflows.conditional import posteriors
-
-    choice = types.posterior(text)
-    if choice.family == "householder":
-        return posteriors.householder(num_reflections=choice.reflections)
-    others = {
-        "gauss_newton": posteriors.gauss_newton, "prior": posteriors.prior, "mean_field": posteriors.mean_field,
-        "full_rank": posteriors.full_rank,
-    }  # fmt: skip
-    return others[choice.family]()
 
 
 def _report(options: argparse.Namespace, rescue: Path, task: Task, completion: Completion, model: Model, say: Any) -> int:

@@ -35,19 +35,19 @@ def _line(task: Task, completion: Completion, model: Model, index: int, mask: st
     usable = np.isfinite(completion.log_weights[chosen])
     gaussian = "-"
     if model.baseline is not None and scored.any():
-        gaussian = _number(_rmse(gaussian_conditional(model.baseline(), truth, observed).mean - truth, scored), ".4f")
+        gaussian = number(_rmse(gaussian_conditional(model.baseline(), truth, observed).mean - truth, scored), ".4f")
     info = type(completion.info)(*(values[chosen] for values in completion.info))
     spread = np.broadcast_to(scored[:, None], samples.shape) & usable.reshape(usable.shape + (1,) * (truth.ndim - 1))
     return [
         mask,
         str(int(chosen.sum())),
-        _number(_rmse(mean - truth, scored), ".4f"),
-        _number(_rmse(samples - truth[:, None], spread), ".4f"),
+        number(_rmse(mean - truth, scored), ".4f"),
+        number(_rmse(samples - truth[:, None], spread), ".4f"),
         gaussian,
-        _number(_mean(info.ess), ".1f"),
-        _number(np.nanmax(info.residual, initial=-np.inf), ".1e"),
-        _number(_mean(info.converged), ".1%"),
-        _number(float(info.seconds.sum()), ".1f"),
+        number(_mean(info.ess), ".1f"),
+        number(np.nanmax(info.residual, initial=-np.inf), ".1e"),
+        number(_mean(info.converged), ".1%"),
+        number(float(info.seconds.sum()), ".1f"),
     ]
 
 
@@ -60,7 +60,8 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if finite.size else np.nan
 
 
-def _number(value: float, form: str) -> str:
+def number(value: float, form: str) -> str:
+    """A number in a format, '-' where there is none."""
     return format(value, form) if np.isfinite(value) else "-"
 
 

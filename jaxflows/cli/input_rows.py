@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxflows.cli.errors import CommandError
-from jaxflows.cli.models import Model
 from jaxflows.data import MASK_NAMES, DataFileError, load_array, load_digits_sample, load_mask, named_mask
 
 SHIPPED = "shipped MNIST test digits"
@@ -117,16 +116,25 @@ def check_mask(text: str) -> None:
         raise CommandError(f"--mask {text}: neither a file nor one of {', '.join(MASK_NAMES)}")
 
 
-def observed_entries(mask: str, rows: Rows, model: Model, seed: int) -> np.ndarray:
+def observed_entries(
+    mask: str, rows: Rows, shape: tuple[int, ...], seed: int, *, key: str | None = None, option: str = "--mask"
+) -> np.ndarray:
     """A mask for every row, True where observed: (rows, *event). Random masks differ from row to row.
 
     A row's mask depends on the seed and on its number in the file, not on the rows chosen beside it.
+
+    Args:
+        mask: a name, a file, or `NAN_MASK`.
+        rows: the rows.
+        shape: of an event, or of the picture that it is flattened from.
+        seed: of random masks.
+        key: which array of a mask file.
+        option: what named the mask, for messages.
     """
-    event_shape = model.flow.event_shape
+    event_shape = rows.values.shape[1:]
     if mask == NAN_MASK:
         observed = ~np.isnan(rows.values)
     elif is_named_mask(mask):
-        shape = model.image_shape or event_shape
         seeds = [int(np.random.SeedSequence([seed, number]).generate_state(1)[0]) for number in rows.numbers]
         try:
             observed = np.stack([named_mask(mask, shape, one) for one in seeds])
@@ -134,13 +142,13 @@ def observed_entries(mask: str, rows: Rows, model: Model, seed: int) -> np.ndarr
             raise CommandError(f"--mask {mask}: {error}") from None
         observed = observed.reshape(len(rows.values), *event_shape)
     else:
-        observed = _mask_from_file(mask, rows, event_shape)
+        observed = _mask_from_file(mask, rows, event_shape, key)
     bad = observed & ~np.isfinite(rows.values)
     if bad.any():
         row, *position = (int(i) for i in np.argwhere(bad)[0])
         value = rows.values[(row, *position)]
-        where = "or NaN for missing" if mask == NAN_MASK else f"where --mask {mask} observes"
-        hint = "; leave --mask out to complete the NaN entries" if np.isnan(value) else ""
+        where = "or NaN for missing" if mask == NAN_MASK else f"where {option} {mask if key is None else key} observes"
+        hint = f"; leave {option} out to take NaN entries as missing" if np.isnan(value) else ""
         raise CommandError(
             f"{rows.source}, row {rows.numbers[row]}: expected finite numbers {where}; "
             f"got {value} at position {tuple(position)}{hint}"
@@ -148,9 +156,9 @@ def observed_entries(mask: str, rows: Rows, model: Model, seed: int) -> np.ndarr
     return observed
 
 
-def _mask_from_file(mask: str, rows: Rows, event_shape: tuple[int, ...]) -> np.ndarray:
+def _mask_from_file(mask: str, rows: Rows, event_shape: tuple[int, ...], key: str | None) -> np.ndarray:
     try:
-        observed = load_mask(mask, event_shape)
+        observed = load_mask(mask, event_shape, key=key)
     except DataFileError as error:
         raise CommandError(str(error)) from None
     if observed.shape == event_shape:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import jaxflows.cli.complete_command as complete_command
+import jaxflows.cli.evaluate_command as evaluate_command
 import jaxflows.cli.infer_command as infer_command
 import jaxflows.cli.info_command as info_command
 import jaxflows.cli.train_command as train_command
@@ -28,6 +29,9 @@ _EPILOG = """examples:
   jaxflows complete table.csv --model my.safetensors  complete the empty cells of a table
   jaxflows infer --measurement pool:2                 measure shipped digits, infer them, draw inference.png
   jaxflows train table.csv --output my.safetensors    train a flow on complete rows
+  jaxflows train --incomplete holes.csv --output my.safetensors
+                                                      train one on rows that all have holes
+  jaxflows evaluate table.csv --model my.safetensors  hide entries of complete rows, complete them, and score that
   jaxflows info my.safetensors                        what a model file holds
 
 Exit status: 0 done, 2 a mistake in the arguments or files (one line on standard error), 130 interrupted.
@@ -50,7 +54,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"jaxflows {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for module in (complete_command, infer_command, train_command, info_command):
+    for module in (complete_command, infer_command, train_command, evaluate_command, info_command):
         module.add_command(commands)
     return parser
 

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from jaxflows.cli import argument_types as types
 from jaxflows.cli.errors import CommandError
 
 if TYPE_CHECKING:
+    from jaxflows.conditional.amortised import Amortised
+    from jaxflows.conditional.posteriors import Posterior
     from jaxflows.flows import Flow
     from jaxflows.metrics import Gaussian
 
@@ -27,6 +30,7 @@ PACKAGED = {
     "digits": Packaged("digits_residual.safetensors", (8, 8)),
 }
 DEFAULT_MODEL = "mnist"
+AMORTISED = "amortised"
 
 
 class Model(NamedTuple):
@@ -39,6 +43,7 @@ class Model(NamedTuple):
         metadata: from the file.
         fingerprint: of the file's bytes.
         baseline: makes the Gaussian of the data it was trained on; None where there is none.
+        amortised: the posterior trained with the flow on rows with holes; None where there is none.
     """
 
     name: str
@@ -47,6 +52,7 @@ class Model(NamedTuple):
     metadata: dict[str, Any]
     fingerprint: str
     baseline: Callable[[], Gaussian] | None
+    amortised: Amortised | None
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -79,12 +85,52 @@ def model_path(name: str) -> Path:
 def load_model(name: str) -> Model:
     """Load a model by name or file; raises CommandError where it cannot be."""
     from jaxflows.metrics import load_mnist_gaussian
-    from jaxflows.persistence import ModelFileError, load
+    from jaxflows.persistence import ModelFileError
+    from jaxflows.persistence.model_file import read_file
 
     path = model_path(name)
     try:
-        flow, params, metadata = load(path)
+        contents = read_file(path)
     except ModelFileError as error:
         raise CommandError(str(error)) from None
+    amortised = None
+    if contents.inference:
+        from jaxflows.persistence.incomplete_file import incomplete_model
+
+        amortised = incomplete_model(contents).posterior
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-    return Model(name, flow, params, metadata, fingerprint, load_mnist_gaussian if name == DEFAULT_MODEL else None)
+    baseline = load_mnist_gaussian if name == DEFAULT_MODEL else None
+    return Model(name, contents.flow, contents.params, contents.metadata, fingerprint, baseline, amortised)
+
+
+def named_posterior(text: str) -> Posterior:
+    """A posterior by name, but the amortised one, which belongs to a model."""
+    from jaxflows.conditional import posteriors
+
+    choice = types.posterior(text)
+    if choice.family == "householder":
+        return posteriors.householder(num_reflections=choice.reflections)
+    others = {
+        "gauss_newton": posteriors.gauss_newton, "prior": posteriors.prior, "mean_field": posteriors.mean_field,
+        "full_rank": posteriors.full_rank,
+    }  # fmt: skip
+    return others[choice.family]()
+
+
+def posterior_of(text: str, model: Model) -> Posterior | Amortised:
+    """A posterior by name, the model's own where it is 'amortised'; CommandError where the model has none."""
+    if text != AMORTISED:
+        return named_posterior(text)
+    if model.amortised is None:
+        raise CommandError(
+            f"--posterior amortised: --model {model.name} holds a flow alone; 'jaxflows train --incomplete' trains a network "
+            "with it"
+        )
+    return model.amortised
+
+
+def fit_steps_of(posterior: str, given: int | None) -> int:
+    """Gradient steps for a row: as given, else 200, or none where a network has the answer."""
+    if given is not None:
+        return given
+    return 0 if posterior == AMORTISED else 200

@@ -1,4 +1,4 @@
-"""``jaxflows train``: train a residual flow on a data file and save it."""
+"""``jaxflows train``: train a residual flow on a data file, complete or with holes, and save it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,24 @@ from jaxflows.cli.stop_signals import termination_interrupts
 if TYPE_CHECKING:
     import numpy as np
 
+    from jaxflows.cli.input_rows import Rows
+
 _PIXEL_SCALE = 255.0
 _PIXEL_NOISE = 0.05
+_EM_ROUNDS, _EM_EPOCHS = 10, 5
 
 _EPILOG = """examples:
   jaxflows train table.csv --output table.safetensors
   jaxflows train train-images-idx3-ubyte.gz --output digits.safetensors --hidden 200 --minutes 55 --checkpoint runs/digits
+  jaxflows train --incomplete holes.csv --output table.safetensors --epochs 200 --metrics run.jsonl
+  jaxflows train --incomplete rows.npz --key rows --mask-key observed --output rows.safetensors --posterior gauss_newton
 
 With --checkpoint a run that was stopped goes on when the same command is given again.
+
+--incomplete trains on rows with holes: NaN entries (empty cells), or what --mask hides. By default flow and inference
+network are trained together, and both are in MODEL: 'jaxflows complete --model MODEL --posterior amortised' uses the network,
+any other posterior the flow alone. With another --posterior the rows are completed and fitted in turn (expectation
+maximisation), and MODEL holds a flow.
 """
 
 
@@ -29,13 +39,13 @@ def add_command(commands: Any) -> None:
     """Add the command to the parser's sub-commands."""
     parser = commands.add_parser(
         "train",
-        help="train a flow on complete rows",
-        description="Train a residual flow on complete rows by maximum likelihood, and save it.",
+        help="train a flow on complete rows, or on rows with holes",
+        description="Train a residual flow by maximum likelihood, and save it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help=".npz, .npy, .csv or IDX: complete rows")
+    parser.add_argument("data", type=Path, metavar="DATA", help=".npz, .npy, .csv or IDX")
     parser.add_argument("--output", type=types.named(".safetensors"), required=True, metavar="MODEL", help="the model file")
     parser.add_argument("--key", metavar="NAME", help="which array of an .npz")
     parser.add_argument("--rows", type=types.row_range, default=slice(0, None), metavar="BEGIN:END", help="default: all")
@@ -48,16 +58,31 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--hidden", type=types.widths, default=(128,), metavar="WIDTHS", help="of each block, as 128 or 128,64 (default: 128)"
     )
-    parser.add_argument("--epochs", type=types.count(1), default=50, metavar="N", help="default: 50")
+    parser.add_argument(
+        "--epochs", type=types.count(1), metavar="N", help=f"default: 50; of each round of --posterior: {_EM_EPOCHS}"
+    )
     parser.add_argument("--minutes", type=types.positive, help="stop after this time, the learning rate at 0 by then")
     parser.add_argument("--batch-size", type=types.count(1), default=256, metavar="N", help="default: 256")
     parser.add_argument("--learning-rate", type=types.positive, default=1e-3, metavar="RATE", help="peak (default: 0.001)")
-    parser.add_argument(
-        "--validation", type=types.fraction, default=0.1, metavar="SHARE", help="of the rows held out (default: 0.1)"
-    )
+    parser.add_argument("--validation", type=types.fraction, metavar="SHARE", help="of the rows held out (default: 0.1)")
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep checkpoints here, and go on from them")
+    parser.add_argument(
+        "--metrics", type=Path, metavar="PATH",
+        help="the numbers of every step as they come: JSON lines in a file *.jsonl, or a folder of TensorBoard event files",
+    )  # fmt: skip
     parser.add_argument("--seed", type=types.count(0), default=0, metavar="S", help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
+    holes = parser.add_argument_group("rows with holes")
+    holes.add_argument("--incomplete", action="store_true", help="DATA has holes")
+    holes.add_argument("--mask", metavar="MASK", help="a file or a name as in 'complete'; left out: NaN entries are missing")
+    holes.add_argument("--mask-key", metavar="NAME", help="which array of the mask's .npz, or of DATA without --mask")
+    holes.add_argument(
+        "--posterior", type=types.posterior, metavar="NAME",
+        help="amortised (default), or the posterior that completes the rows in expectation maximisation",
+    )  # fmt: skip
+    holes.add_argument(
+        "--rounds", type=types.count(1), metavar="N", help=f"of expectation maximisation (default: {_EM_ROUNDS})"
+    )
     parser.set_defaults(run=run)
 
 
@@ -65,68 +90,203 @@ def run(options: argparse.Namespace) -> int:
     """Train and save. Returns 0, or 130 when interrupted."""
     from jaxflows.cli.input_rows import check_finite, fit_rows, read_data
 
-    types.check_writable("--output", options.output)
-    if options.checkpoint is not None and options.checkpoint.exists() and not options.checkpoint.is_dir():
-        raise CommandError(f"--checkpoint {options.checkpoint}: expected a folder; it is a file")
+    _check(options)
     array = read_data(options.data, options.key)
     if array.ndim < 2:
         raise CommandError(f"{options.data}: expected rows of events; got shape {array.shape}")
     eight_bit = array.dtype.name == "uint8"
     scale = (_PIXEL_SCALE if eight_bit else 1.0) if options.scale is None else options.scale
     if options.noise is None:
-        options.noise = _PIXEL_NOISE if eight_bit else 0.0
+        options.noise = _PIXEL_NOISE if eight_bit and not _by_rounds(options) else 0.0
     if options.scale is not None:
         array = (array / options.scale).astype("float32")
     rows = fit_rows(array, options.data, array.shape[1:], options.rows, _PIXEL_SCALE, "its rows")
-    check_finite(rows)
+    notes, observed = list(rows.notes), None
+    if options.incomplete:
+        observed = _observed(options, rows)
+        if observed.all():
+            notes.append(f"{rows.source}: nothing is missing")
+    else:
+        check_finite(rows)
     if not options.quiet:
-        for note in rows.notes:
+        for note in notes:
             print(note)
     with termination_interrupts():
         try:
-            return _train(options, rows.values, {"scale": scale} | ({"pixel_scale": scale} if eight_bit else {}))
+            return _train(options, rows, observed, {"scale": scale} | ({"pixel_scale": scale} if eight_bit else {}))
         except KeyboardInterrupt:
             how = "give the same command to go on" if options.checkpoint else "nothing kept; --checkpoint keeps a run"
             print(f"jaxflows: interrupted; {how}", file=sys.stderr)
             return 130
 
 
-def _train(options: argparse.Namespace, values: np.ndarray, scaling: dict[str, float]) -> int:
+def _by_rounds(options: argparse.Namespace) -> bool:
+    return options.posterior is not None and options.posterior.family != "amortised"
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Everything that can be checked without JAX and without the data."""
+    from jaxflows.cli.input_rows import check_mask
+
+    types.check_writable("--output", options.output)
+    if options.checkpoint is not None and options.checkpoint.exists() and not options.checkpoint.is_dir():
+        raise CommandError(f"--checkpoint {options.checkpoint}: expected a folder; it is a file")
+    if options.metrics is not None:
+        if options.metrics.suffix == ".jsonl":
+            types.check_writable("--metrics", options.metrics)
+        elif options.metrics.exists() and not options.metrics.is_dir():
+            raise CommandError(f"--metrics {options.metrics}: expected a file named *.jsonl, or a folder; it is another file")
+    for name in ("mask", "mask_key", "posterior", "rounds"):
+        if not options.incomplete and getattr(options, name) is not None:
+            raise CommandError(f"--{name.replace('_', '-')}: only with --incomplete")
+    if options.rounds is not None and not _by_rounds(options):
+        raise CommandError("--rounds: only with a --posterior that completes the rows")
+    for name in ("noise", "minutes", "validation"):
+        if _by_rounds(options) and getattr(options, name):
+            raise CommandError(f"--{name}: not with --posterior {options.posterior.text}, which trains by rounds")
+    if options.mask is not None:
+        check_mask(options.mask)
+
+
+def _observed(options: argparse.Namespace, rows: Rows) -> np.ndarray:
+    from jaxflows.cli.input_rows import NAN_MASK, observed_entries
+
+    mask, option = options.mask, "--mask"
+    if mask is None and options.mask_key is not None:
+        mask, option = str(options.data), "--mask-key"
+    shape = rows.values.shape[1:]
+    return observed_entries(mask or NAN_MASK, rows, shape, options.seed, key=options.mask_key, option=option)
+
+
+def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None, scaling: dict[str, float]) -> int:
+    from jaxflows import flows
+    from jaxflows.training.checkpoint import ForeignCheckpointError
+
+    flow = flows.residual(event_shape=rows.values.shape[1:], blocks=options.blocks, hidden=options.hidden)
+    metadata = {
+        "data": options.data.name, "training_rows": len(rows.values), **scaling, "noise_std": options.noise,
+        "batch_size": options.batch_size, "learning_rate": options.learning_rate, "seed": options.seed,
+    }  # fmt: skip
+    try:
+        if observed is None:
+            summary = _fit_complete(options, flow, rows.values, metadata)
+        else:
+            fit = _fit_by_rounds if _by_rounds(options) else _fit_jointly
+            summary = fit(options, flow, rows.values, observed, metadata)
+    except FloatingPointError as error:
+        raise CommandError(f"{options.data}: {error}") from None
+    except ForeignCheckpointError as error:
+        raise CommandError(f"--checkpoint {options.checkpoint}: {error}") from None
+    except ValueError as error:
+        # the other arguments were checked: what is left is a column that rows with holes say nothing of
+        if observed is None:
+            raise
+        raise CommandError(f"{options.data}: {error}") from None
+    except OSError as error:
+        raise CommandError(str(error)) from None
+    except ImportError as error:
+        if options.metrics is None:
+            raise
+        raise CommandError(f"--metrics {options.metrics}: {error}") from None
+    if not options.quiet:
+        print(f"{summary}; wrote {options.output}")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    """The arguments that `fit` and `fit_incomplete` share."""
     import jax
 
-    from jaxflows import flows
-    from jaxflows.persistence import save
-    from jaxflows.training.fit import fit
-
-    flow = flows.residual(event_shape=values.shape[1:], blocks=options.blocks, hidden=options.hidden)
     std = options.noise
 
     def add_noise(key: jax.Array, batch: jax.Array) -> jax.Array:
         return batch + std * jax.random.normal(key, batch.shape, batch.dtype)
 
+    return {
+        "epochs": options.epochs or 50, "batch_size": options.batch_size, "learning_rate": options.learning_rate,
+        "noise": add_noise if std else None, "validation": 0.1 if options.validation is None else options.validation,
+        "checkpoint_dir": options.checkpoint, "max_seconds": None if options.minutes is None else 60 * options.minutes,
+        "progress": not options.quiet, "metrics": _metrics(options),
+    }  # fmt: skip
+
+
+def _metrics(options: argparse.Namespace) -> Any:
+    from jaxflows.training.metrics_writers import json_lines, tensorboard
+
+    if options.metrics is None:
+        return None
+    if options.metrics.suffix != ".jsonl":
+        return tensorboard(options.metrics)
     try:
-        params, report = fit(
-            jax.random.key(options.seed), flow, values, epochs=options.epochs, batch_size=options.batch_size,
-            learning_rate=options.learning_rate, noise=add_noise if std else None, validation=options.validation,
-            checkpoint_dir=options.checkpoint, max_seconds=None if options.minutes is None else 60 * options.minutes,
-            progress=not options.quiet,
-        )  # fmt: skip
-    except FloatingPointError as error:
-        raise CommandError(f"{options.data}: {error}") from None
+        return json_lines(options.metrics)
     except ValueError as error:
-        # arguments and data were checked above: what is left is a checkpoint of another run
-        if options.checkpoint is None:
-            raise
-        raise CommandError(f"--checkpoint {options.checkpoint}: {error}") from None
-    metadata = {
-        "data": options.data.name, "training_rows": len(values), **scaling, "noise_std": std,
-        "epochs": options.epochs, "batch_size": options.batch_size, "learning_rate": options.learning_rate,
-        "seed": options.seed, "steps": report.steps, "seconds": report.seconds, "stopped": report.stopped,
+        raise CommandError(f"--metrics {options.metrics}: {error}") from None
+
+
+def _ran(report: Any) -> dict[str, Any]:
+    """What a model file says of the run that made it."""
+    return {
+        "steps": report.steps, "seconds": report.seconds, "stopped": report.stopped,
         "validation_losses": report.validation_losses.tolist(),
     }  # fmt: skip
+
+
+def _held_out(report: Any, what: str) -> str:
+    losses = report.validation_losses[-1:]
+    loss = f"{losses[0]:.4f} nats per dimension held out{what}" if losses.size else "no rows held out"
+    return f"{report.steps} steps in {report.seconds:.0f} s ({report.stopped}); {loss}"
+
+
+def _fit_complete(options: argparse.Namespace, flow: Any, values: np.ndarray, metadata: dict[str, Any]) -> str:
+    import jax
+
+    from jaxflows.persistence import save
+    from jaxflows.training.fit import fit
+
+    settings = _settings(options)
+    params, report = fit(jax.random.key(options.seed), flow, values, **settings)
+    save(options.output, flow, params, metadata={**metadata, "epochs": settings["epochs"], **_ran(report)})
+    return _held_out(report, "")
+
+
+def _fit_jointly(
+    options: argparse.Namespace, flow: Any, values: np.ndarray, observed: np.ndarray, metadata: dict[str, Any]
+) -> str:
+    import jax
+
+    from jaxflows.persistence import save_incomplete
+    from jaxflows.training.fit_incomplete import fit_incomplete
+
+    settings = _settings(options)
+    model, report = fit_incomplete(jax.random.key(options.seed), flow, values, observed, **settings)
+    metadata = metadata | {"epochs": settings["epochs"], "observed_share": float(observed.mean()), **_ran(report.run)}
+    save_incomplete(options.output, flow, model, metadata=metadata)
+    last = report.unconverged[-max(1, len(report.unconverged) // settings["epochs"]) :]
+    return (
+        f"{_held_out(report.run, ' (a bound)')}; {last.mean():.1%} of the last epoch's draws unsolved; "
+        f"{report.empty_rows} rows with nothing observed skipped"
+    )
+
+
+def _fit_by_rounds(
+    options: argparse.Namespace, flow: Any, values: np.ndarray, observed: np.ndarray, metadata: dict[str, Any]
+) -> str:
+    import jax
+
+    from jaxflows.cli.models import named_posterior
+    from jaxflows.persistence import save
+    from jaxflows.training.monte_carlo_em import fit_by_em
+
+    rounds, epochs = options.rounds or _EM_ROUNDS, options.epochs or _EM_EPOCHS
+    params, report = fit_by_em(
+        jax.random.key(options.seed), flow, values, observed, rounds=rounds, epochs=epochs,
+        posterior=named_posterior(options.posterior.text), batch_size=options.batch_size, learning_rate=options.learning_rate,
+        checkpoint_dir=options.checkpoint, progress=not options.quiet, metrics=_metrics(options),
+    )  # fmt: skip
+    metadata = metadata | {
+        "epochs": epochs, "rounds": rounds, "posterior": options.posterior.text, "losses": report.losses.tolist(),
+        "observed_share": float(observed.mean()),
+    }  # fmt: skip
     save(options.output, flow, params, metadata=metadata)
-    if not options.quiet:
-        held_out = report.validation_losses[-1:]
-        loss = f"{held_out[0]:.4f} nats per dimension held out" if held_out.size else "no rows held out"
-        print(f"{report.steps} steps in {report.seconds:.0f} s ({report.stopped}); {loss}; wrote {options.output}")
-    return 0
+    bound = f"; bound {report.bound[-1]:.4f} nats per dimension before the last" if report.bound.size else ""
+    return f"{rounds} rounds{bound}; {report.empty_rows} rows with nothing observed skipped"

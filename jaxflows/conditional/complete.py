@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised
@@ -23,6 +24,7 @@ from jaxflows.conditional.sample import Draws, draw_samples
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
+from jaxflows.sharding import Devices, by_rows, replicated, row_mesh
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver, thorough_solver
 
@@ -41,6 +43,7 @@ class _Settings(NamedTuple):
     num_samples: int
     fit_steps: int
     anchors: int
+    mesh: Mesh | None
 
 
 class _Batch(NamedTuple):
@@ -54,25 +57,26 @@ class _Batch(NamedTuple):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw_rows(settings: _Settings, solver: ConstraintSolver, params: Params, batch: _Batch, fitted: Fitted) -> Draws:
-    def one(row: _Batch, fit: Fitted) -> Draws:
+    def one(params: Params, row: _Batch, fit: Fitted) -> Draws:
         return draw_samples(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
             posterior=settings.posterior, fitted=fit, solver=solver, max_hidden=settings.max_hidden,
         )  # fmt: skip
 
-    return jax.vmap(one)(batch, fitted)
+    every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(*rows), settings.mesh)
+    return every(params, (batch, fitted))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw_mixtures(settings: _Settings, solver: ConstraintSolver, params: Params, batch: _Batch) -> Draws:
-    def one(row: _Batch) -> Draws:
+    def one(params: Params, row: _Batch) -> Draws:
         return draw_mixture(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
             anchors=settings.anchors, solver=solver, max_hidden=settings.max_hidden,
         )  # fmt: skip
 
     # one row at a time: its anchors and draws are a batch already
-    return jax.lax.map(one, batch)
+    return by_rows(lambda shared, rows: jax.lax.map(functools.partial(one, shared), rows), settings.mesh)(params, batch)
 
 
 def complete(
@@ -90,6 +94,7 @@ def complete(
     anchors: int = 1,
     resume: Completion | None = None,
     progress: bool = True,
+    devices: Devices = None,
 ) -> Completion:
     """Draw completions of every row given its observed entries, or given linear measurements of it.
 
@@ -117,6 +122,7 @@ def complete(
             tangent partition, for as many times the work.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
+        devices: over which rows are shared out, each solving its own; None for all of this process.
 
     Returns:
         `Completion`. An interrupt (Ctrl-C) ends the work early and returns the rows already done (``info.done``). Rows
@@ -139,14 +145,19 @@ def complete(
     if anchors > 1 and not (posterior is None and partition in ("auto", "tangent")):
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     choice = posterior_choice(posterior, observed, partition, fit_steps)
+    mesh = row_mesh(devices, jax.local_devices())
+    params = replicated(params, mesh)
     result = blank(measured, num_samples) if resume is None else checked_resume(resume, measured, num_samples)
     count = len(measured.given)
     notes = _notes(measured, flow.size)
-    # batches are cut from all rows with anything missing, done before or not: a resumed run computes what one run would
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = hidden_slots(measured, flow.size)
-    settings = _Settings(flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors)
-    at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, len(work))))
+    settings = _Settings(
+        flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh
+    )  # fmt: skip
+    shares = 1 if mesh is None else mesh.size
+    share = np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, -(-len(work) // shares)))
+    at_once = int(share) * shares
     todo = work[~result.info.done[work]]
     try:
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
@@ -221,5 +232,5 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
 def _fit(settings: _Settings, params: Params, batch: _Batch) -> Fitted:
     return row_posteriors(
         settings.posterior, settings.partition, settings.fit_steps, settings.max_hidden, settings.flow, params, batch.keys,
-        batch.observations, batch.known, batch.theta, settings.solver,
+        batch.observations, batch.known, batch.theta, settings.solver, settings.mesh,
     )  # fmt: skip

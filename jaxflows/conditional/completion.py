@@ -73,6 +73,20 @@ class Completion(NamedTuple):
         pick = jax.vmap(lambda k, s, w: resample(k, s, w, num_samples))
         return np.asarray(pick(keys, jnp.asarray(self.samples), jnp.asarray(self.log_weights)))
 
+    def solved(self) -> tuple[np.ndarray, np.ndarray]:
+        """The draws with those whose constraint was not solved replaced by the row's others in turn.
+
+        Returns:
+            (rows, S, *event), and (rows,) boolean: False for a row with no solved draw, whose draws are as they were.
+        """
+        good = np.isfinite(self.log_weights)
+        first = np.argsort(~good, axis=1, kind="stable")
+        count = good.sum(axis=1, keepdims=True)
+        turn = np.take_along_axis(first, np.arange(good.shape[1]) % np.maximum(count, 1), axis=1)
+        pick = np.where(good | (count == 0), np.arange(good.shape[1]), turn)
+        samples = np.take_along_axis(self.samples, pick.reshape(pick.shape + (1,) * (self.samples.ndim - 2)), axis=1)
+        return samples, count[:, 0] > 0
+
 
 def blank(measured: MeasuredRows, num_samples: int) -> Completion:
     """A completion with no row done: NaN where hidden; rows with nothing hidden are done, no work being needed."""

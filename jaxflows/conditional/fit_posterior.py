@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.elbo import GradientEstimator, draw, gradient_estimator, inverse_at_anchor, log_det_gap
@@ -23,6 +24,7 @@ from jaxflows.conditional.posteriors import Posterior, householder, is_anchored,
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
+from jaxflows.sharding import Devices, by_rows, replicated, row_mesh
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver
 
@@ -62,30 +64,33 @@ class FitTrace(NamedTuple):
     interrupted: bool
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
 def _begin(
-    flow: Flow, posterior: Posterior, partition: str, max_hidden: int, params: Params, observations: Observation,
-    y_observed: jax.Array, keys: jax.Array, theta: Any,
+    flow: Flow, posterior: Posterior, mesh: Mesh | None, partition: str, max_hidden: int, params: Params,
+    observations: Observation, y_observed: jax.Array, keys: jax.Array, theta: Any,
 ) -> Fitted:  # fmt: skip
 
-    def one(arguments: Any) -> Fitted:
+    def one(params: Params, arguments: Any) -> Fitted:
         observation, known, key, given = arguments
         where = hidden(observation, max_hidden)
         start = reference(posterior, flow, params, where, observation.observed_part(known), partition)
         return Fitted(posterior.init(key, where.slots.size) if given is None else given, start)
 
     # one row at a time: the reference factorises K x K matrices, which batch badly on CPU
-    return jax.lax.map(one, (observations, y_observed, keys, theta))
+    every = by_rows(lambda shared, rows: jax.lax.map(functools.partial(one, shared), rows), mesh)
+    return every(params, (observations, y_observed, keys, theta))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7, 8))
 def _advance(
-    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int,
+    flow: Flow, posterior: Posterior, mesh: Mesh | None, solver: ConstraintSolver, max_hidden: int,
     optimizer: optax.GradientTransformation, estimator: GradientEstimator, num_samples: int, path_derivative: bool,
     params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, state: Any, moving: jax.Array,
-    key: jax.Array,
+    keys: jax.Array,
 ) -> tuple[Any, jax.Array]:  # fmt: skip
-    def surrogate(theta: Any, observation: Observation, known: jax.Array, start: Reference, k: jax.Array) -> Any:
+    def surrogate(
+        theta: Any, params: Params, observation: Observation, known: jax.Array, start: Reference, k: jax.Array
+    ) -> Any:
         where = hidden(observation, max_hidden)
         turned, turned_params = framed(flow, params, start.rotation)
 
@@ -101,8 +106,8 @@ def _advance(
         values, converged = jax.vmap(one)(jax.random.split(k, num_samples))
         return -jnp.sum(values) / jnp.maximum(jnp.sum(converged), 1), jnp.mean(1.0 - converged)
 
-    def row_step(theta: Any, inner: Any, observation: Any, known: Any, start: Any, moves: Any, k: Any) -> Any:
-        gradient, failed = jax.grad(surrogate, has_aux=True)(theta, observation, known, start, k)
+    def row_step(params: Params, theta: Any, inner: Any, observation: Any, known: Any, start: Any, moves: Any, k: Any) -> Any:
+        gradient, failed = jax.grad(surrogate, has_aux=True)(theta, params, observation, known, start, k)
         # one draw that overflowed must not end the fit
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), gradient)
@@ -112,22 +117,26 @@ def _advance(
         select = functools.partial(jax.tree.map, lambda new, old: jnp.where(keep, new, old))
         return select(moved, theta), select(new_inner, inner), failed
 
-    def step(state: Any, k: jax.Array) -> Any:
-        theta, inner = state
-        keys = jax.random.split(k, y_observed.shape[0])
-        theta, inner, failed = jax.vmap(row_step)(theta, inner, observations, y_observed, starts, moving, keys)
-        return (theta, inner), failed
+    def steps(params: Params, rows: Any) -> tuple[Any, jax.Array]:
+        state, keys, *problem = rows
 
-    state, failed = jax.lax.scan(step, state, jax.random.split(key, CHUNK))
-    return state, jnp.mean(failed, axis=0)
+        def step(state: Any, number: jax.Array) -> Any:
+            of_step = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
+            theta, inner, failed = jax.vmap(lambda *row: row_step(params, *row))(*state, *problem, of_step)
+            return (theta, inner), failed
+
+        state, failed = jax.lax.scan(step, state, jnp.arange(CHUNK))
+        return state, jnp.mean(failed, axis=0)
+
+    return by_rows(steps, mesh)(params, (state, keys, observations, y_observed, starts, moving))
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
 def _measure(
-    flow: Flow, posterior: Posterior, solver: ConstraintSolver, max_hidden: int, num_samples: int,
-    params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, theta: Any, key: jax.Array,
+    flow: Flow, posterior: Posterior, mesh: Mesh | None, solver: ConstraintSolver, max_hidden: int, num_samples: int,
+    params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, theta: Any, keys: jax.Array,
 ) -> jax.Array:  # fmt: skip
-    def row(arguments: Any) -> jax.Array:
+    def row(params: Params, arguments: Any) -> jax.Array:
         observation, known, start, theta, k = arguments
         where = hidden(observation, max_hidden)
         turned, turned_params = framed(flow, params, start.rotation)
@@ -141,21 +150,21 @@ def _measure(
 
         return jax.vmap(one)(jax.random.split(k, num_samples))
 
-    keys = jax.random.split(key, y_observed.shape[0])
-    return jax.lax.map(row, (observations, y_observed, starts, theta, keys))
+    every = by_rows(lambda shared, rows: jax.lax.map(functools.partial(row, shared), rows), mesh)
+    return every(params, (observations, y_observed, starts, theta, keys))
 
 
 def begin(
     flow: Flow, posterior: Posterior, partition: str, max_hidden: int, params: Params, observations: Observation,
-    y_observed: jax.Array, keys: jax.Array, theta: Any = None,
+    y_observed: jax.Array, keys: jax.Array, theta: Any = None, mesh: Mesh | None = None,
 ) -> Fitted:  # fmt: skip
     """The family's start for each of a batch of observations; without rotations of the latent where no row needs one.
 
-    The start is ``theta``, every leaf with a leading axis for the rows, where it is given.
+    The start is ``theta``, every leaf with a leading axis for the rows, where it is given. Rows are shared out over ``mesh``.
     What follows is then simpler and faster, and for flows near the identity that is nearly always so: 'auto' looks at the same
     coordinates first.
     """
-    run = functools.partial(_begin, flow, posterior)
+    run = functools.partial(_begin, flow, posterior, mesh)
     arguments = (max_hidden, params, observations, y_observed, keys, theta)
     if partition == "auto" and not flow.bijector.explicit:
         same = run("same", *arguments)
@@ -193,11 +202,12 @@ def fit_posterior(
     bound_samples: int = 32,
     tolerance: float = 1.0,
     progress: bool = True,
+    devices: Devices = None,
 ) -> tuple[Fitted, FitTrace]:
     """Fit q(x_hidden) to each of a batch of observations by maximising the bound.
 
     Args:
-        key: random key, used once.
+        key: random key, used once; or a key for each row, so that a row's fit does not depend on the others.
         flow: the flow, static.
         params: its parameters.
         observations: a batch, every leaf with a leading axis (``jax.vmap(jf.observe.mask)(masks)``), or ONE observation.
@@ -218,6 +228,7 @@ def fit_posterior(
         bound_samples: draws on which the bound is measured between chunks of 20 steps, the same each time.
         tolerance: a row has converged when its bound rose by less than this many standard errors over two chunks; 0 never.
         progress: show a progress bar with rate, time left and mean bound.
+        devices: over which the rows are shared out, None for all of this process.
 
     Returns:
         ``(fitted, trace)``.
@@ -246,16 +257,19 @@ def fit_posterior(
         )
     if max_hidden is None:
         max_hidden = max(1, int(jnp.max(jnp.sum(~observations.observed.reshape(len(y_observed), -1), axis=1))))
-    k_init, k_bound, k_steps = jax.random.split(key, 3)
     rows = len(y_observed)
-    problem = (params, observations, y_observed)
-    theta, starts = begin(flow, posterior, partition, max_hidden, *problem, jax.random.split(k_init, rows), theta)
+    mesh = row_mesh(devices, jax.local_devices())
+    # of one key the data has one axis, whether it is typed or not
+    keys = key if jax.random.key_data(key).ndim > 1 else jax.random.split(key, rows)
+    k_init, k_bound, k_steps = (jax.vmap(lambda k, i=i: jax.random.split(k, 3)[i])(keys) for i in range(3))
+    problem = (replicated(params, mesh), observations, y_observed)
+    theta, starts = begin(flow, posterior, partition, max_hidden, *problem, k_init, theta, mesh)
     if solver is None:
         solver = quick_solver(is_anchored(posterior, starts))
     state = (theta, jax.vmap(optimizer.init)(theta))
     if not jax.tree.leaves(theta):
         steps = 0
-    measure = functools.partial(_measure, flow, posterior, solver, max_hidden, bound_samples, *problem, starts)
+    measure = functools.partial(_measure, flow, posterior, mesh, solver, max_hidden, bound_samples, *problem, starts)
     weights = [np.asarray(measure(theta, k_bound))]
     moving, failed, measured_at, interrupted = np.ones(rows, bool), [], [0], False
     chunks = -(-steps // CHUNK)
@@ -263,8 +277,8 @@ def fit_posterior(
         for chunk in range(chunks):
             try:
                 state, failure = _advance(
-                    flow, posterior, solver, max_hidden, optimizer, chosen, num_samples, path_derivative, *problem,
-                    starts, state, jnp.asarray(moving), jax.random.fold_in(k_steps, chunk),
+                    flow, posterior, mesh, solver, max_hidden, optimizer, chosen, num_samples, path_derivative, *problem,
+                    starts, state, jnp.asarray(moving), jax.vmap(lambda k, c=chunk: jax.random.fold_in(k, c))(k_steps),
                 )  # fmt: skip
                 weights.append(np.asarray(measure(state[0], k_bound)))
             except KeyboardInterrupt:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised, mean_fields
@@ -81,18 +82,22 @@ def row_posteriors(
     known: jax.Array,
     theta: Any,
     solver: ConstraintSolver | None,
+    mesh: Mesh | None = None,
 ) -> Fitted:
     """The posterior of each row: the family's start, or ``theta``, and for a trainable family what a fit makes of it.
+
+    Rows are shared out over ``mesh``, each with its key: none depends on another.
 
     Raises:
         KeyboardInterrupt: the fit was interrupted.
     """
     trainable = jax.tree.leaves(jax.eval_shape(lambda k: family.init(k, max_hidden), keys[0]))
     if not trainable or (theta is not None and fit_steps == 0):
-        return begin(flow, family, partition, max_hidden, params, observations, known, keys, theta)
+        return begin(flow, family, partition, max_hidden, params, observations, known, keys, theta, mesh)
     fitted, trace = fit_posterior(
-        jax.random.fold_in(keys[0], 1), flow, params, observations, known, posterior=family, theta=theta, steps=fit_steps,
-        solver=solver, partition=partition, max_hidden=max_hidden, progress=False,
+        jax.vmap(lambda k: jax.random.fold_in(k, 1))(keys), flow, params, observations, known, posterior=family, theta=theta,
+        steps=fit_steps, solver=solver, partition=partition, max_hidden=max_hidden, progress=False,
+        devices=None if mesh is None else list(mesh.devices.flat),
     )  # fmt: skip
     if trace.interrupted:
         raise KeyboardInterrupt

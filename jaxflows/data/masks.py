@@ -78,12 +78,13 @@ def _argument(name: str, argument: str, convert: type) -> float | int:
     return value
 
 
-def load_mask(path: str | os.PathLike[str], event_shape: tuple[int, ...]) -> np.ndarray:
+def load_mask(path: str | os.PathLike[str], event_shape: tuple[int, ...], *, key: str | None = None) -> np.ndarray:
     """Read a mask file: ``.npy``, ``.npz`` or an image; non-zero (white) where observed.
 
     Args:
         path: the file; numbers must be 0 and 1 or booleans, images black and white (split at mid-grey).
         event_shape: shape of one event.
+        key: which array of an ``.npz``.
 
     Returns:
         Boolean, of ``event_shape`` for one mask, or (rows, *event_shape) for a mask a row.
@@ -91,7 +92,7 @@ def load_mask(path: str | os.PathLike[str], event_shape: tuple[int, ...]) -> np.
     Raises:
         DataFileError: unreadable, of another shape, or with values that are neither 0 nor 1.
     """
-    array = load_array(path)
+    array = load_array(path, key=key)
     if str(path).lower().endswith((".npy", ".npz", ".csv")):
         if not np.all((array == 0) | (array == 1)):
             raise DataFileError(f"{path}: expected a mask of zeros and ones; got values from {array.min()} to {array.max()}")

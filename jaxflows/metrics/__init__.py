@@ -1,6 +1,7 @@
 """Scores of completions where the truth is known, and the Gaussian that every completion has to beat."""
 
 from jaxflows.metrics.chain_convergence import bulk_ess, split_r_hat
+from jaxflows.metrics.completion_scores import CompletionScores, completion_scores
 from jaxflows.metrics.frechet import Moments, frechet_distance, moments_of
 from jaxflows.metrics.gaussian_baseline import (
     Gaussian,
@@ -15,11 +16,13 @@ from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 from jaxflows.metrics.scores import crps, diversity, energy_score, interval_coverage, rmse_mean, rmse_sample
 
 __all__ = [
+    "CompletionScores",
     "Gaussian",
     "GaussianCompletion",
     "GaussianEmReport",
     "Moments",
     "bulk_ess",
+    "completion_scores",
     "crps",
     "diversity",
     "energy_score",

@@ -8,6 +8,8 @@ start at mu = 0 and log_sigma = 0, so that q starts at the prior N(0, I).
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -82,14 +84,51 @@ def inference_network(event_shape: Shape) -> nn.Module:
     raise ValueError(f"expected an event of rank 1, 2 or 3 for the default inference network; got shape {event_shape}")
 
 
-def fresh_network(key: jax.Array, network: nn.Module, event_shape: Shape, dtype: Any) -> Params:
-    """Parameters of an inference network, its outputs checked.
+# what a model file calls them
+NETWORKS: dict[str, type[nn.Module]] = {"conv": ConvInference, "dense": DenseInference}
+
+
+def describe_network(network: nn.Module) -> dict[str, Any]:
+    """A network of this module by name and options, in JSON values.
+
+    Raises:
+        ValueError: a network of another module, whose code no description could hold.
+    """
+    name = next((name for name, kind in NETWORKS.items() if type(network) is kind), None)
+    if name is None:
+        raise ValueError(
+            f"expected a network of jaxflows.networks.inference_network; got {type(network).__name__}, whose code is the "
+            "caller's own"
+        )
+    return {"network": name, **{option: getattr(network, option) for option in _options(type(network))}}
+
+
+def network_from(description: Mapping[str, Any]) -> nn.Module:
+    """The network of a description.
+
+    Raises:
+        ValueError: an unknown name, or other options than the network's own.
+    """
+    options = {name: tuple(value) if isinstance(value, list) else value for name, value in description.items()}
+    kind = NETWORKS.get(str(options.pop("network", None)))
+    if kind is None or set(options) != _options(kind):
+        raise ValueError(f"expected a network of {sorted(NETWORKS)} with its options; got {dict(description)}")
+    return kind(**options)
+
+
+def _options(kind: type[nn.Module]) -> set[str]:
+    fields: Any = kind
+    return {field.name for field in dataclasses.fields(fields)} - {"parent", "name"}
+
+
+def network_template(network: nn.Module, event_shape: Shape, dtype: Any) -> Params:
+    """Shapes and dtypes of a network's parameters, its outputs checked; nothing is computed.
 
     Raises:
         ValueError: outputs that are not two events, or state beside the parameters (such as running statistics).
     """
-    example = (jnp.zeros(event_shape, dtype), jnp.zeros(event_shape, bool))
-    variables = jax.jit(network.init)(key, *example)
+    example = (jax.ShapeDtypeStruct(event_shape, dtype), jax.ShapeDtypeStruct(event_shape, bool))
+    variables = jax.eval_shape(network.init, jax.random.key(0), *example)
     if set(variables) != {"params"}:
         raise ValueError(f"expected an inference network with parameters alone; got the collections {sorted(variables)}")
     outputs = jax.eval_shape(network.apply, variables, *example)
@@ -97,3 +136,9 @@ def fresh_network(key: jax.Array, network: nn.Module, event_shape: Shape, dtype:
     if shapes != [tuple(event_shape)] * 2:
         raise ValueError(f"expected an inference network with two outputs of shape {event_shape}; got {shapes}")
     return variables["params"]
+
+
+def fresh_network(key: jax.Array, network: nn.Module, event_shape: Shape, dtype: Any) -> Params:
+    """Parameters of an inference network; raises ValueError as `network_template` does."""
+    network_template(network, event_shape, dtype)
+    return jax.jit(network.init)(key, jnp.zeros(event_shape, dtype), jnp.zeros(event_shape, bool))["params"]

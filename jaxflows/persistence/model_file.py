@@ -8,6 +8,9 @@ The header's metadata has one key, ``jaxflows``, holding the JSON text
 where the checksum covers the description and every tensor's name, type, shape and bytes. A tensor is named by its path
 in the parameters' tree ("1/0/weight"). Loading rebuilds the flow from the registry of bijectors and the tree from the
 flow's own ``init``, so a file can hold nothing but numbers and options: no code in it is run, nothing is unpickled.
+
+Format 2 has an "inference" entry too, and tensors named "flow/...", "network/..." and so on: what `jaxflows.fit_incomplete`
+trains beside the flow (`jaxflows.persistence.incomplete_file`). `load` takes the flow out of either.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -27,11 +30,13 @@ import safetensors.numpy
 
 from jaxflows.bijectors.base import Params
 from jaxflows.bijectors.registry import from_spec
+from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.flows import Flow, flow_of
 from jaxflows.persistence.atomic_write import atomic_write
 from jaxflows.version import __version__
 
-FORMAT_VERSION = 1
+# the newest that is read; a flow alone is written in format 1
+FORMAT_VERSION = 2
 _KEY = "jaxflows"
 _STORED = {"float16": "F16", "float32": "F32", "float64": "F64"}
 _SETTLING_STEPS = 20
@@ -66,32 +71,36 @@ def save(
     """
     if dtype not in _STORED:
         raise ValueError(f"expected dtype to be one of {sorted(_STORED)}; got {dtype!r}")
-    try:
-        from_spec(flow.bijector.spec)
-    except ValueError as error:
-        raise ValueError(
-            "expected a flow of jaxflows' own layers, which a file describes by name and options; got a layer whose code is "
-            f"the caller's own and would not be in the file ({error}): save its parameters with the library they come from"
-        ) from None
-    template = _template(flow)
-    leaves = {name: np.asarray(leaf) for name, leaf in _named_leaves(params)}
-    shapes = {name: leaf.shape for name, leaf in leaves.items()}
-    expected = {name: leaf.shape for name, leaf in _named_leaves(template)}
-    if not _same_structure(params, template) or shapes != expected:
-        raise ValueError(f"expected params as flow.init gives them, {expected}; got {shapes}")
+    if isinstance(params, IncompleteModel):
+        raise ValueError("expected a flow's parameters; got what fit_incomplete returns: keep all of it with save_incomplete")
+    _check_flow(flow)
+    _check_tree("params as flow.init gives them", params, _template(flow))
+    write_file(path, flow, params, {}, metadata, dtype)
+
+
+def write_file(
+    path: str | os.PathLike[str],
+    flow: Flow,
+    tree: Any,
+    inference: dict[str, Any],
+    metadata: dict[str, Any] | None,
+    dtype: str,
+) -> None:
+    """Write a checked tree of arrays with its description; ``inference`` describes what stands in it beside the flow."""
     tensors = {}
-    for name, leaf in leaves.items():
+    for name, leaf in _named_leaves(tree):
         with np.errstate(over="ignore"):
             # not ascontiguousarray, which makes an array of one of a number
             tensors[name] = np.asarray(leaf, dtype, order="C")
         if not np.all(np.isfinite(tensors[name])):
             raise ValueError(f"expected finite parameters within the range of {dtype}; got others in {name!r}")
     description = {
-        "format": FORMAT_VERSION,
+        "format": 2 if inference else 1,
         "event_shape": list(flow.event_shape),
         "bijector": json.loads(flow.bijector.spec),
         "written_by": __version__,
         "metadata": {} if metadata is None else metadata,
+        **({"inference": inference} if inference else {}),
     }
     try:
         # through text once, so that tuples and integer keys are checksummed as they will be read
@@ -102,8 +111,31 @@ def save(
     atomic_write(path, safetensors.numpy.save(tensors, {_KEY: _canonical(header)}))
 
 
+def check_saved(flow: Flow, tree: Any, inference: dict[str, Any]) -> None:
+    """Raise ValueError unless a file with this description would give the tree back."""
+    _check_flow(flow)
+    _check_tree("a model as fit_incomplete returns it", tree, _template(flow, inference))
+
+
+def _check_flow(flow: Flow) -> None:
+    try:
+        from_spec(flow.bijector.spec)
+    except ValueError as error:
+        raise ValueError(
+            "expected a flow of jaxflows' own layers, which a file describes by name and options; got a layer whose code is "
+            f"the caller's own and would not be in the file ({error}): save its parameters with the library they come from"
+        ) from None
+
+
+def _check_tree(what: str, tree: Any, template: Any) -> None:
+    shapes = {name: np.shape(leaf) for name, leaf in _named_leaves(tree)}
+    expected = {name: leaf.shape for name, leaf in _named_leaves(template)}
+    if not _same_structure(tree, template) or shapes != expected:
+        raise ValueError(f"expected {what}, {expected}; got {shapes}")
+
+
 def load(path: str | os.PathLike[str]) -> tuple[Flow, Params, dict[str, Any]]:
-    """Read a file written by `save`.
+    """Read the flow of a file written by `save` or `jaxflows.save_incomplete`.
 
     Returns:
         ``(flow, params, metadata)``; parameters have the dtypes that ``flow.init`` gives now (float32 unless in 64-bit
@@ -112,6 +144,30 @@ def load(path: str | os.PathLike[str]) -> tuple[Flow, Params, dict[str, Any]]:
     Raises:
         ModelFileError: missing, unreadable, truncated, tampered with, not a model, or from a newer version.
     """
+    contents = read_file(path)
+    return contents.flow, contents.params, contents.metadata
+
+
+class Contents(NamedTuple):
+    """What a model file holds.
+
+    Attributes:
+        flow: the flow.
+        params: its parameters.
+        inference: the description of what was trained beside it; empty where there is nothing.
+        beside: the arrays of that, by name.
+        metadata: as given to `save`.
+    """
+
+    flow: Flow
+    params: Params
+    inference: dict[str, Any]
+    beside: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+def read_file(path: str | os.PathLike[str]) -> Contents:
+    """All of a model file; raises ModelFileError as `load` does."""
     path = Path(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -125,10 +181,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Flow, Params, dict[str, Any]]:
     if _checksum(description, tensors) != sha256:
         raise ModelFileError(f"{path}: its checksum is wrong: the file was damaged or edited after it was saved")
     leaves = [jnp.asarray(tensors[name], leaf.dtype) for name, leaf in _named_leaves(template)]
-    params = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    tree = jax.tree.unflatten(jax.tree.structure(template), leaves)
+    inference = description.get("inference", {})
+    params = tree["flow"] if inference else tree
     if any(leaf.dtype == np.float16 for leaf in tensors.values()):
         params = _settle(flow, params)
-    return flow, params, description["metadata"]
+    beside = {name: part for name, part in tree.items() if name != "flow"} if inference else {}
+    return Contents(flow, params, inference, beside, description["metadata"])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -136,8 +195,14 @@ def _settle(flow: Flow, params: Params) -> Params:
     return jax.lax.fori_loop(0, _SETTLING_STEPS, lambda _, p: flow.bijector.constrain(p), params)
 
 
-def _template(flow: Flow) -> Params:
-    return jax.eval_shape(flow.init, jax.random.key(0))
+def _template(flow: Flow, inference: dict[str, Any] | None = None) -> Any:
+    params = jax.eval_shape(flow.init, jax.random.key(0))
+    if not inference:
+        return params
+    # only files with a network pay for importing flax
+    from jaxflows.persistence.inference_part import inference_template
+
+    return {"flow": params, **inference_template(inference, flow)}
 
 
 def _named_leaves(params: Params) -> list[tuple[str, Any]]:
@@ -181,15 +246,19 @@ def _read_header(path: Path, metadata: dict[str, str] | None) -> tuple[dict[str,
     return description, sha256
 
 
-def _rebuild(path: Path, description: dict[str, Any]) -> tuple[Flow, Params]:
+def _rebuild(path: Path, description: dict[str, Any]) -> tuple[Flow, Any]:
     try:
         flow = flow_of(description["event_shape"], from_spec(json.dumps(description["bijector"], sort_keys=True)))
-        return flow, _template(flow)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"{path}: describes no flow that this version knows ({error})") from None
+        return flow, _template(flow, description.get("inference"))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path}: describes no flow that this version knows ({_brief(error)})") from None
 
 
-def _read_tensors(path: Path, file: Any, template: Params) -> dict[str, np.ndarray]:
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def _read_tensors(path: Path, file: Any, template: Any) -> dict[str, np.ndarray]:
     expected = {name: list(leaf.shape) for name, leaf in _named_leaves(template)}
     slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (a file is no mapping)
     found = {name: part.get_shape() for name, part in slices.items()}

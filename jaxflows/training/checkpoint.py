@@ -1,7 +1,8 @@
 """Checkpoints of a training run, by orbax: written aside and renamed, so that a kill at any moment loses only steps.
 
-A checkpoint holds the `TrainState`, the traces so far and a description of the run. Restoring into a run that differs
-in any part of the description raises one error naming the parts. Orbax, slow to import, is imported when first used.
+A checkpoint holds the state, whatever changes from step to step, the traces so far and a description of the run. Restoring
+into a run that differs in any part of the description raises one error naming the parts. Orbax, slow to import, is imported
+when first used.
 """
 
 from __future__ import annotations
@@ -9,11 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
-from jaxflows.training.step import TrainState
+State = TypeVar("State")
 
 
 class Progress(NamedTuple):
@@ -38,7 +39,11 @@ class Progress(NamedTuple):
     others: dict[str, list[float]] | None = None
 
 
-def structure(state: TrainState) -> str:
+class ForeignCheckpointError(ValueError):
+    """A checkpoint of another model, other data or other settings; the message names the parts that differ."""
+
+
+def structure(state: Any) -> str:
     """Names, shapes and dtypes of all arrays of a state, one line; equal exactly when a checkpoint fits."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return "; ".join(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}" for path, leaf in leaves)
@@ -66,18 +71,29 @@ class Checkpoints:
     def __exit__(self, *error: object) -> None:
         self._manager.close()
 
-    def save(self, state: TrainState, progress: Progress) -> None:
-        """Write a checkpoint; it exists as a whole when this returns, and not at all before."""
+    def save(self, state: Any, progress: Progress) -> None:
+        """Write a checkpoint; it exists as a whole when this returns, and not at all before.
+
+        Raises:
+            OSError: the disk is full or not writable; the checkpoint before is as it was.
+        """
         args = self._ocp.args
         about = {"description": self._description, "progress": progress._asdict()}
         content = args.Composite(state=args.StandardSave(state), about=args.JsonSave(about))
-        self._manager.save(progress.step, args=content, force=True)
+        try:
+            self._manager.save(progress.step, args=content, force=True)
+        # what orbax's storage library makes of a failed write depends on the file
+        except (OSError, ValueError, RuntimeError) as error:
+            raise OSError(
+                f"the checkpoint of step {progress.step} could not be written to {self._directory}, where the one before is "
+                f"as it was: is the disk full? ({' '.join(str(error).split())[:200]})"
+            ) from error
 
-    def restore(self, state: TrainState) -> tuple[TrainState, Progress] | None:
+    def restore(self, state: State) -> tuple[State, Progress] | None:
         """The newest checkpoint, in the structure of ``state``; None when the folder holds none.
 
         Raises:
-            ValueError: the checkpoint belongs to another model, other data or other settings.
+            ForeignCheckpointError: it belongs to another model, other data or other settings.
         """
         step = self._manager.latest_step()
         if step is None:
@@ -95,7 +111,7 @@ class Checkpoints:
         if differing:
             parts = [(name, _brief(self._description.get(name)), _brief(found.get(name))) for name in differing]
             detail = "; ".join(f"expected {name} {ours}; got {theirs}" for name, ours, theirs in parts)
-            raise ValueError(f"the checkpoint in {self._directory} belongs to another run ({detail})")
+            raise ForeignCheckpointError(f"the checkpoint in {self._directory} belongs to another run ({detail})")
 
 
 def _brief(value: Any, limit: int = 160) -> str:

@@ -13,8 +13,10 @@ import optax
 from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator, power_series
+from jaxflows.sharding import Devices
 from jaxflows.training.fit_report import FitReport, fit_report
 from jaxflows.training.loop import Batch, RunOptions, dtype_of, mean_loss, run
+from jaxflows.training.metrics_writers import MetricsWriter
 from jaxflows.training.rows import check_rows, digest, hold_out
 from jaxflows.training.step import Noise, negative_log_likelihood, settle, training_step
 
@@ -42,6 +44,8 @@ def fit(
     checkpoint_every: int | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
+    metrics: str | os.PathLike[str] | MetricsWriter | None = None,
+    devices: Devices = None,
 ) -> tuple[Params, FitReport]:
     """Train a flow by maximum likelihood on rows without holes.
 
@@ -80,6 +84,11 @@ def fit(
             whichever is further on, the share of steps or of time, so that it still ends at 0; such a run cannot be
             repeated bit for bit.
         progress: whether to show a bar with rate and time left.
+        metrics: where the numbers of every step go as they come: the path of a file of JSON lines, or a writer of
+            `jaxflows.training.metrics_writers`. A run that goes on from a checkpoint goes on in the same file, no step twice.
+        devices: over which the rows of each batch are shared out, parameters being copied to all; None for all there are,
+            those of other hosts too once ``jax.distributed`` is initialised (then every process makes the same call). Losses
+            are the same on any number of them, up to the order of sums. A batch that does not divide is filled up.
 
     Returns:
         ``(params, report)``.
@@ -97,7 +106,7 @@ def fit(
     """
     options = RunOptions(
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience, checkpoint_dir,
-        checkpoint_every, max_seconds, progress,
+        checkpoint_every, max_seconds, progress, metrics, devices,
     )  # fmt: skip
     options.check()
     rows = check_rows(flow, data, "data", noisy=noise is not None)
@@ -113,8 +122,9 @@ def fit(
     params = initial_params(k_init, flow, rows[order.epoch(0)[0]], noise) if params is None else params
     state = options.state(params, optimizer)
     estimator = power_series(terms=8) if estimator is None else estimator
-    loss = negative_log_likelihood(flow, estimator, noise)
-    held_out_loss = negative_log_likelihood(flow, validation_estimator or estimator, noise)
+    mesh = options.mesh()
+    loss = negative_log_likelihood(flow, estimator, noise, mesh)
+    held_out_loss = negative_log_likelihood(flow, validation_estimator or estimator, noise, mesh)
 
     def batch_of(some: np.ndarray) -> Batch:
         return lambda numbers: jnp.asarray(some[numbers], dtype_of(params))
@@ -125,7 +135,7 @@ def fit(
     }  # fmt: skip
     validate = None
     if len(held_out):
-        validate = mean_loss(held_out_loss, k_validation, batch_of(held_out), len(held_out), order.batch_size)
+        validate = mean_loss(held_out_loss, k_validation, batch_of(held_out), len(held_out), order.batch_size, mesh)
     step = training_step(flow, loss, optimizer, schedule, k_step, ema_decay)
     ended = run(options, order, state, step, batch_of(rows), validate, description, "fit")
     chosen = settle(flow, ended.params)

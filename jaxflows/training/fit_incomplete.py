@@ -14,10 +14,12 @@ import optax
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised, AmortisedDraw
 from jaxflows.conditional.elbo import GradientEstimator, gradient_estimator
+from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.data.incomplete_rows import check_columns, median_filling, noisy_fill
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import fresh_network, inference_network
 from jaxflows.networks.prediction_head import PredictionHead, fresh_head, weighted_moments
+from jaxflows.sharding import Devices
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver
 from jaxflows.training.fit import initial_params
@@ -25,31 +27,12 @@ from jaxflows.training.fit_report import FitReport, fit_report
 from jaxflows.training.incomplete_data import IncompleteData, incomplete_data
 from jaxflows.training.joint_loss import EXACT_SIZE, IncompleteBatch, draw_rows, joint_loss
 from jaxflows.training.loop import RunOptions, dtype_of, mean_loss, run
+from jaxflows.training.metrics_writers import MetricsWriter
 from jaxflows.training.rows import hold_out
 from jaxflows.training.step import Noise, constrained_step, settle
 
 # training rows over which the latents' mean and variance are measured for the head
 _HEAD_ROWS = 4096
-
-
-class IncompleteModel(NamedTuple):
-    """A flow and its amortised posterior, trained together.
-
-    Attributes:
-        params: the flow's parameters.
-        posterior: q; ``jaxflows.complete(key, flow, model.params, rows, observed, posterior=model.posterior)`` draws from
-            it, solves and weighs, and with ``fit_steps`` above 0 refines it row by row first.
-        head: the classifier on the latents; None when no labels were given.
-    """
-
-    params: Params
-    posterior: Amortised
-    head: PredictionHead | None
-
-    @property
-    def network_params(self) -> Params:
-        """The inference network's parameters."""
-        return self.posterior.params
 
 
 class IncompleteReport(NamedTuple):
@@ -104,6 +87,8 @@ def fit_incomplete(
     checkpoint_every: int | None = None,
     max_seconds: float | None = None,
     progress: bool = True,
+    metrics: str | os.PathLike[str] | MetricsWriter | None = None,
+    devices: Devices = None,
 ) -> tuple[IncompleteModel, IncompleteReport]:
     """Train a flow and an amortised posterior together, on rows with holes.
 
@@ -132,7 +117,7 @@ def fit_incomplete(
         validation: share of the rows to hold out, or ``(data, observed)`` of others.
         validation_samples: draws a row of the validation bound, always the same.
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience,
-        checkpoint_dir, checkpoint_every, max_seconds, progress: as in `fit`.
+        checkpoint_dir, checkpoint_every, max_seconds, progress, metrics, devices: as in `fit`.
 
     Returns:
         ``(model, report)``.
@@ -153,7 +138,7 @@ def fit_incomplete(
     """
     options = RunOptions(
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience, checkpoint_dir,
-        checkpoint_every, max_seconds, progress,
+        checkpoint_every, max_seconds, progress, metrics, devices,
     )  # fmt: skip
     options.check()
     if num_samples < 1 or validation_samples < 1:
@@ -188,8 +173,9 @@ def fit_incomplete(
 
     def loss(gradient: GradientEstimator | None, samples: int) -> Callable[..., dict[str, jax.Array]]:
         return joint_loss(
-            flow, posterior, estimator=gradient, solver=solver, num_samples=samples, noise=noise, head_weight=head_weight
-        )
+            flow, posterior, estimator=gradient, solver=solver, num_samples=samples, noise=noise, head_weight=head_weight,
+            mesh=options.mesh(),
+        )  # fmt: skip
 
     validate = None
     if len(held_out.values):
@@ -198,7 +184,9 @@ def fit_incomplete(
         def held_out_loss(k: jax.Array, p: Any, batch: IncompleteBatch) -> jax.Array:
             return bound(k, {"flow": p["flow"], "network": p["network"]}, batch)["loss"]
 
-        validate = mean_loss(held_out_loss, k_validation, held_out.batch(dtype), len(held_out.values), order.batch_size)
+        validate = mean_loss(
+            held_out_loss, k_validation, held_out.batch(dtype), len(held_out.values), order.batch_size, options.mesh()
+        )
     step = constrained_step(
         lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, loss(gradient, num_samples), transformation, schedule,
         k_step, ema_decay,

@@ -9,11 +9,13 @@ log|det G| - log|det G^HH| exactly where the event is small, and elsewhere as a 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised, AmortisedDraw, amortised_draw
@@ -24,6 +26,7 @@ from jaxflows.log_det.estimators import power_series
 from jaxflows.log_det.lanczos import stochastic_lanczos
 from jaxflows.networks.prediction_head import head_loss
 from jaxflows.observation import mask
+from jaxflows.sharding import by_rows
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.krylov import restricted
 from jaxflows.training.step import Noise
@@ -70,7 +73,8 @@ def draw_rows(
     solver: ConstraintSolver,
     num_samples: int,
     noise: Noise | None = None,
-    log_det: Callable[[jax.Array, Hidden, jax.Array], jax.Array],
+    log_det: Callable[[jax.Array, Params, Hidden, jax.Array], jax.Array],
+    mesh: Mesh | None = None,
 ) -> AmortisedDraw:
     """``num_samples`` draws of every row, every leaf of shape (b, num_samples, ...).
 
@@ -81,24 +85,29 @@ def draw_rows(
         solver: a `ConstraintSolver`.
         num_samples: draws a row.
         noise: ``(key, rows) -> rows``, entry by entry.
-        log_det: ``(key, where, y) -> log|det G(y)| - log|det G^HH(y)|``.
+        log_det: ``(key, params, where, y) -> log|det G(y)| - log|det G^HH(y)|``.
+        mesh: what rows are shared out over.
     """
     k_noise, k_rows = jax.random.split(key)
     rows = batch.rows if noise is None else noise(k_noise, batch.rows)
 
-    def row(k: jax.Array, y: jax.Array, observed: jax.Array) -> AmortisedDraw:
+    network, *held = posterior
+
+    def row(shared: Any, k: jax.Array, y: jax.Array, observed: jax.Array) -> AmortisedDraw:
+        params, arrays = shared
         where = hidden(mask(observed))
         known = where.observation.observed_part(y)
 
         def one(k: jax.Array) -> AmortisedDraw:
             k_eps, k_trace = jax.random.split(k)
             eps = jax.random.normal(k_eps, y.shape, y.dtype)
-            gap = lambda completed: log_det(k_trace, where, completed)  # noqa: E731
-            return amortised_draw(eps, flow, params, posterior, known, observed, solver, gap)
+            gap = lambda completed: log_det(k_trace, params, where, completed)  # noqa: E731
+            return amortised_draw(eps, flow, params, Amortised(network, *arrays), known, observed, solver, gap)
 
         return jax.vmap(one)(jax.random.split(k, num_samples))
 
-    return jax.vmap(row)(jax.random.split(k_rows, len(rows)), rows, batch.observed)
+    every = by_rows(lambda shared, some: jax.vmap(functools.partial(row, shared))(*some), mesh)
+    return every((params, held), (jax.random.split(k_rows, len(rows)), rows, batch.observed))
 
 
 def joint_loss(
@@ -110,11 +119,12 @@ def joint_loss(
     num_samples: int,
     noise: Noise | None,
     head_weight: float,
+    mesh: Mesh | None = None,
 ) -> Callable[[jax.Array, Any, IncompleteBatch], dict[str, jax.Array]]:
-    """``(key, params, batch) -> {"loss", "unconverged", "evaluations"[, "cross_entropy"]}``.
+    """``(key, params, batch) -> {"loss", "bound", "unconverged", "evaluations"[, "cross_entropy"]}``.
 
     A draw whose constraint was not solved has no part in loss and gradient, and is counted under "unconverged", a share.
-    "evaluations" is the mean number of block evaluations of a solve.
+    "bound" is the mean of L(q) / d, and "evaluations" the mean number of block evaluations of a solve.
 
     Args:
         flow: the flow.
@@ -124,27 +134,29 @@ def joint_loss(
         num_samples: draws a row.
         noise: as in `draw_rows`.
         head_weight: of the cross-entropy, in nats a row, beside the bound, in nats a dimension.
+        mesh: what rows are shared out over.
 
     The parameters are a dictionary of the "flow"'s, the "network"'s and, where there is one, the "head"'s.
     """
 
-    def loss(key: jax.Array, params: Any, batch: IncompleteBatch) -> dict[str, jax.Array]:
-        def log_det(k: jax.Array, where: Hidden, y: jax.Array) -> jax.Array:
-            k_value, k_gradient = jax.random.split(k)
-            value = gap_value(k_value, flow, params["flow"], where, y)
-            if estimator is None:
-                return value
-            surrogate = estimator(k_gradient, flow, params["flow"], where, y, None)
-            return value + surrogate - jax.lax.stop_gradient(surrogate)
+    def log_det(k: jax.Array, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+        k_value, k_gradient = jax.random.split(k)
+        value = gap_value(k_value, flow, params, where, y)
+        if estimator is None:
+            return value
+        surrogate = estimator(k_gradient, flow, params, where, y, None)
+        return value + surrogate - jax.lax.stop_gradient(surrogate)
 
+    def loss(key: jax.Array, params: Any, batch: IncompleteBatch) -> dict[str, jax.Array]:
         drawn = draw_rows(
             key, flow, params["flow"], posterior._replace(params=params["network"]), batch,
-            solver=solver, num_samples=num_samples, noise=noise, log_det=log_det,
+            solver=solver, num_samples=num_samples, noise=noise, log_det=log_det, mesh=mesh,
         )  # fmt: skip
         solved = drawn.info.converged
         bound = jnp.sum(jnp.where(solved, drawn.log_weight, 0.0)) / jnp.maximum(jnp.sum(solved), 1)
         losses = {
             "loss": -bound / flow.size,
+            "bound": bound / flow.size,
             "unconverged": jnp.mean((~solved).astype(bound.dtype)),
             "evaluations": jnp.mean(drawn.info.evaluations.astype(bound.dtype)),
         }

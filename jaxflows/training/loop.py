@@ -17,10 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.progress import progress_bar
+from jaxflows.sharding import Devices, gathered, replicated, row_mesh, shared_out
 from jaxflows.training.checkpoint import Checkpoints, Progress, structure
+from jaxflows.training.metrics_writers import MetricsWriter, Write, metrics_writer, writing
 from jaxflows.training.rows import BatchOrder
 from jaxflows.training.step import TrainState
 
@@ -44,6 +47,8 @@ class RunOptions(NamedTuple):
     checkpoint_every: int | None
     max_seconds: float | None
     progress: bool
+    metrics: str | os.PathLike[str] | MetricsWriter | None
+    devices: Devices
 
     def check(self) -> None:
         """Raise ValueError for options out of range or at odds."""
@@ -57,11 +62,17 @@ class RunOptions(NamedTuple):
             raise ValueError(f"expected 0 <= ema_decay < 1; got {self.ema_decay}")
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"expected max_seconds > 0; got {self.max_seconds}")
+        metrics_writer(self.metrics)
+        self.mesh()
 
     def check_held_out(self, count: int) -> None:
         """Raise ValueError when patience has nothing to watch."""
         if self.patience is not None and not count:
             raise ValueError("expected validation rows for patience to watch; got none held out")
+
+    def mesh(self) -> Mesh | None:
+        """What the rows of a batch are shared out over; None for one device."""
+        return row_mesh(self.devices, jax.devices())
 
     def order(self, key: jax.Array, size: int) -> BatchOrder:
         """The order of ``size`` rows."""
@@ -131,6 +142,10 @@ def run(
     """
     done = Progress(0, 0.0, [], [], 0, None)
     with contextlib.ExitStack() as stack:
+        # of several hosts one speaks
+        first = jax.process_index() == 0
+        mesh = options.mesh()
+        state = replicated(state, mesh)
         save = None
         if options.checkpoint_dir is not None:
             about = {**description, "arrays": structure(state)}
@@ -139,10 +154,12 @@ def run(
             save = checkpoints.save
         resumed_at = done.step
         bar = stack.enter_context(
-            progress_bar(options.epochs * order.steps_per_epoch, description=label, show=options.progress)
+            progress_bar(options.epochs * order.steps_per_epoch, description=label, show=options.progress and first)
         )
-        state, done = _steps(options, order, state, done, step, batch, validate, save, bar)
-    return Ended(state.average if options.patience is None else state.best, done, resumed_at)
+        writer = metrics_writer(options.metrics) if first else None
+        write = stack.enter_context(writing(writer, description, resumed_at))
+        state, done = _steps(options, order, state, done, step, batch, validate, save, write, bar)
+    return Ended(gathered(state.average if options.patience is None else state.best, mesh), done, resumed_at)
 
 
 def _steps(
@@ -154,17 +171,19 @@ def _steps(
     batch: Batch,
     validate: Callable[[Params], float] | None,
     save: Callable[[TrainState, Progress], None] | None,
+    write: Write,
     bar: Any,
 ) -> tuple[TrainState, Progress]:
     """Step until the run ends, from wherever ``done`` is; returns the last state and progress."""
     number, stale, finished = done.step, done.stale, done.finished
     losses, validations = list(done.losses), list(done.validation)
     others = {name: list(values) for name, values in (done.others or {}).items()}
+    mesh = options.mesh()
     total, max_seconds = options.epochs * order.steps_per_epoch, options.max_seconds
     validate_every = options.validate_every or order.steps_per_epoch
     checkpoint_every = options.checkpoint_every or order.steps_per_epoch
     start = time.monotonic() - done.seconds
-    epoch, batches = -1, np.empty((0, 0), int)
+    epoch, batches, began = -1, np.empty((0, 0), int), time.monotonic()
     bar.update(number)
     while finished is None:
         now, within = divmod(number, order.steps_per_epoch)
@@ -173,19 +192,22 @@ def _steps(
         share = number / total
         if max_seconds is not None:
             share = max(share, (time.monotonic() - start) / max_seconds)
-        position = jnp.asarray(share * total, jnp.float32)
-        state, measured = step(state, batch(batches[within]), jnp.asarray(number, jnp.int32), position)
+        position = np.float32(share * total)
+        state, measured = step(state, shared_out(batch(batches[within]), mesh), np.int32(number), position)
         measured = measured if isinstance(measured, dict) else {"loss": measured}
-        losses.append(float(measured["loss"]))
-        for name, value in measured.items():
+        numbers = {name: float(value) for name, value in measured.items()}
+        losses.append(numbers["loss"])
+        for name, value in numbers.items():
             if name != "loss":
-                others.setdefault(name, []).append(float(value))
+                others.setdefault(name, []).append(value)
         if not np.isfinite(losses[-1]):
             raise FloatingPointError(
                 f"the training loss is {losses[-1]} at step {number}: likely causes are a learning rate too high, or a "
                 "noise function that leaves the flow's domain"
             )
         number += 1
+        ended = time.monotonic()
+        numbers |= {"rows_per_second": order.batch_size / max(ended - began, 1e-9), "seconds": ended - start}
         if number == total:
             finished = "epochs"
         elif max_seconds is not None and time.monotonic() - start >= max_seconds:
@@ -194,20 +216,24 @@ def _steps(
             validations.append([number, validate(state.average)])
             if not np.isfinite(validations[-1][1]):
                 raise FloatingPointError(f"the validation loss is {validations[-1][1]} after step {number}")
+            numbers["validation_loss"] = validations[-1][1]
             best = validations[-1][1] <= min(value for _, value in validations)
             stale = 0 if best else stale + 1
             if options.patience is not None:
                 state = state._replace(best=copy(state.average)) if best else state
                 finished = finished or ("patience" if stale >= options.patience else None)
         done = Progress(number, time.monotonic() - start, losses, validations, stale, finished, others)
+        # before the checkpoint, which counts the step as done
+        write(number, numbers)
         if save is not None and (finished or number % checkpoint_every == 0):
             save(state, done)
         _show(bar, done, None if max_seconds is None else share)
+        began = time.monotonic()
     return state, done
 
 
 def mean_loss(
-    loss: Callable[..., jax.Array], key: jax.Array, batch: Batch, count: int, batch_size: int
+    loss: Callable[..., jax.Array], key: jax.Array, batch: Batch, count: int, batch_size: int, mesh: Mesh | None
 ) -> Callable[[Params], float]:
     """``params -> mean loss over rows 0 to count``, noise and probes the same every time."""
 
@@ -219,7 +245,7 @@ def mean_loss(
         total = 0.0
         for number, start in enumerate(range(0, count, batch_size)):
             rows = np.arange(start, min(start + batch_size, count))
-            total += len(rows) * float(one(params, jnp.asarray(number, jnp.int32), batch(rows)))
+            total += len(rows) * float(one(params, np.int32(number), shared_out(batch(rows), mesh)))
         return total / count
 
     return mean

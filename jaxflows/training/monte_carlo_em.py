@@ -10,6 +10,9 @@ gradient through a solve, and pays with a completion of all rows a round: for ta
 
 from __future__ import annotations
 
+import contextlib
+import os
+import time
 from typing import Any, NamedTuple
 
 import jax
@@ -26,9 +29,11 @@ from jaxflows.log_det.estimators import Estimator
 from jaxflows.metrics.gaussian_baseline import gaussian_conditional
 from jaxflows.metrics.gaussian_em import fit_gaussian_em
 from jaxflows.progress import progress_bar
+from jaxflows.training.checkpoint import Checkpoints, Progress, structure
 from jaxflows.training.fit import fit
 from jaxflows.training.incomplete_data import IncompleteData, incomplete_data
 from jaxflows.training.loop import dtype_of
+from jaxflows.training.metrics_writers import MetricsWriter, metrics_writer, writing
 
 FILLS = ("gaussian", "median")
 
@@ -43,6 +48,7 @@ class EmReport(NamedTuple):
         ess: (rounds - 1,) mean effective sample size of those rows, as a share of the draws.
         converged: (rounds - 1,) share of the draws whose constraint was solved.
         empty_rows: rows with nothing observed, which were skipped.
+        resumed_at: rounds that a checkpoint had behind it; 0 for a fresh run.
     """
 
     losses: np.ndarray
@@ -50,6 +56,7 @@ class EmReport(NamedTuple):
     ess: np.ndarray
     converged: np.ndarray
     empty_rows: int
+    resumed_at: int
 
 
 def fit_by_em(
@@ -70,7 +77,9 @@ def fit_by_em(
     learning_rate: float | None = None,
     estimator: Estimator | None = None,
     ema_decay: float = 0.9,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    metrics: str | os.PathLike[str] | MetricsWriter | None = None,
 ) -> tuple[Params, EmReport]:
     """Alternate completing the rows by the flow and training the flow on the completed rows.
 
@@ -88,13 +97,16 @@ def fit_by_em(
             observed values' deviation ('median').
         params: where the flow starts; as in `fit`.
         batch_size, learning_rate, estimator, ema_decay: of each M step, as in `fit`.
+        checkpoint_dir: where to keep a checkpoint a round, and to go on from when there are any, as in `fit`.
         progress: show a bar over rounds.
+        metrics: where the numbers of every round go as they come, as in `fit`; a step is a round.
 
     Returns:
         ``(params, report)``.
 
     Raises:
         ValueError, TypeError: as `jaxflows.fit_incomplete`.
+        OSError: a checkpoint that could not be written.
 
     Example:
         >>> params, report = fit_by_em(jax.random.key(0), flow, table, ~np.isnan(table))
@@ -103,15 +115,35 @@ def fit_by_em(
         raise ValueError(f"expected rounds >= 1, num_samples >= 1 and draws >= 1; got {rounds}, {num_samples}, {draws}")
     if fill not in FILLS:
         raise ValueError(f"expected a fill of {FILLS}; got {fill!r}")
+    writer = metrics_writer(metrics)
     rows = incomplete_data(flow, data, observed, name="data", noisy=False)
     rows = rows._replace(values=rows.values.astype(jnp.result_type(float) if params is None else dtype_of(params)))
     k_fill, *keys = jax.random.split(key, rounds + 1)
-    completed = _first_fill(k_fill, rows, fill, num_samples)
-    losses, bound, ess, converged = [], [], [], []
-    with progress_bar(rounds, description="fit by EM", unit="round", show=progress) as bar:
-        for number, k in enumerate(keys):
-            k_complete, k_resample, k_fit = jax.random.split(k, 3)
-            if number > 0:
+    description = {
+        "key": np.asarray(jax.random.key_data(key)).tolist(), "flow": flow.bijector.spec, **rows.digests("data"),
+        "rounds": rounds, "epochs": epochs, "num_samples": num_samples, "draws": draws, "fit_steps": fit_steps, "fill": fill,
+        "batch_size": batch_size, "learning_rate": learning_rate, "ema_decay": ema_decay,
+    }  # fmt: skip
+    losses: list[float] = []
+    others: dict[str, list[float]] = {"bound": [], "ess": [], "converged": []}
+    done = Progress(0, 0.0, losses, [], 0, None, others)
+    with contextlib.ExitStack() as stack:
+        save = None
+        if checkpoint_dir is not None:
+            shapes = jax.eval_shape(flow.init, key) if params is None else params
+            template = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+            checkpoints = stack.enter_context(Checkpoints(checkpoint_dir, {**description, "arrays": structure(template)}))
+            params, done = checkpoints.restore(template) or (params, done)
+            save, losses, others = checkpoints.save, done.losses, done.others or others
+        resumed_at, start = done.step, time.monotonic() - done.seconds
+        bar = stack.enter_context(progress_bar(rounds, description="fit by EM", unit="round", show=progress))
+        write = stack.enter_context(writing(writer, description, resumed_at))
+        bar.update(resumed_at)
+        for number in range(resumed_at, rounds):
+            k_complete, k_resample, k_fit = jax.random.split(keys[number], 3)
+            if number == 0:
+                completed = _first_fill(k_fill, rows, fill, num_samples)
+            else:
                 result = complete(
                     k_complete, flow, params, rows.values, rows.observed, num_samples=draws, posterior=posterior,
                     fit_steps=fit_steps, progress=False,
@@ -121,17 +153,23 @@ def fit_by_em(
                 # a row none of whose draws was solved has no completion this round
                 solved = np.isfinite(result.log_weights).any(axis=1)
                 completed = result.resampled(k_resample, num_samples)[solved].reshape(-1, *flow.event_shape)
-                bound.append(float(np.nanmean(result.info.iw_bound)) / flow.size)
-                ess.append(float(np.nanmean(result.info.ess)) / draws)
-                converged.append(float(np.mean(result.info.converged)))
+                others["bound"].append(float(np.nanmean(result.info.iw_bound)) / flow.size)
+                others["ess"].append(float(np.nanmean(result.info.ess)) / draws)
+                others["converged"].append(float(np.mean(result.info.converged)))
             params, report = fit(
                 k_fit, flow, completed, params=params, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
                 estimator=estimator, ema_decay=ema_decay, validation=0.0, progress=False,
             )  # fmt: skip
             losses.append(float(np.mean(report.losses[-(len(report.losses) // epochs) :])))
+            done = Progress(number + 1, time.monotonic() - start, losses, [], 0, None, others)
+            measured = {name: some[-1] for name, some in others.items() if some}
+            write(done.step, {"loss": losses[-1], **measured, "seconds": done.seconds})
+            if save is not None:
+                save(params, done)
             bar.set_postfix_str(f"loss {losses[-1]:.4f}", refresh=False)
             bar.update(1)
-    return params, EmReport(np.asarray(losses), np.asarray(bound), np.asarray(ess), np.asarray(converged), rows.empty)
+    bound, ess, converged = (np.asarray(others[name]) for name in ("bound", "ess", "converged"))
+    return params, EmReport(np.asarray(losses), bound, ess, converged, rows.empty, resumed_at)
 
 
 def _first_fill(key: jax.Array, rows: IncompleteData, fill: str, num_samples: int) -> np.ndarray:

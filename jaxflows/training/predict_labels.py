@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflows.conditional.completion import Completion
+from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.flows import Flow
-from jaxflows.training.fit_incomplete import IncompleteModel
 
 
 def predict_labels(flow: Flow, model: IncompleteModel, completion: Completion) -> np.ndarray:

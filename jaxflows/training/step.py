@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator
+from jaxflows.sharding import by_rows
 
 Noise = Callable[[jax.Array, jax.Array], jax.Array]
 
@@ -32,18 +34,22 @@ class TrainState(NamedTuple):
     best: Params | None
 
 
-def negative_log_likelihood(flow: Flow, estimator: Estimator, noise: Noise | None) -> Callable[..., jax.Array]:
+def negative_log_likelihood(
+    flow: Flow, estimator: Estimator, noise: Noise | None, mesh: Mesh | None = None
+) -> Callable[..., jax.Array]:
     """The loss ``(key, params, batch) -> -mean log p(y) / d`` in nats per dimension, batch of shape (b, *event_shape).
 
-    Every row has its own probes; noise is added to the batch first.
+    Every row has its own probes; noise is added to the batch first. Rows are shared out over ``mesh``.
     """
+
+    def log_probs(params: Params, rows: tuple[jax.Array, jax.Array]) -> jax.Array:
+        return jax.vmap(lambda k, t: flow.estimate_log_prob(k, params, t, estimator).value)(*rows)
 
     def loss(key: jax.Array, params: Params, batch: jax.Array) -> jax.Array:
         k_noise, k_probe = jax.random.split(key)
         y = batch if noise is None else noise(k_noise, batch)
         keys = jax.random.split(k_probe, batch.shape[0])
-        values = jax.vmap(lambda k, t: flow.estimate_log_prob(k, params, t, estimator).value)(keys, y)
-        return -jnp.mean(values) / flow.size
+        return -jnp.mean(by_rows(log_probs, mesh)(params, (keys, y))) / flow.size
 
     return loss
 

@@ -30,7 +30,7 @@ def message(capsys, *arguments):
         (("complete", "--seed", "-1"), "argument --seed: expected a whole number >= 0; got '-1'"),
         (
             ("complete", "--posterior", "flow"),
-            "argument --posterior: expected gauss_newton, mean_field, full_rank, householder:N",
+            "argument --posterior: expected gauss_newton, mean_field, full_rank, householder:N (N reflections), prior or",
         ),
         (("complete", "--posterior", "prior:3"), "argument --posterior: expected gauss_newton, mean_field"),
         (("complete", "--rows", "a:b"), "argument --rows: expected rows as BEGIN:END or one row's number; got 'a:b'"),

@@ -155,23 +155,19 @@ def test_fit_reaches_a_better_bound_from_the_prior():
     family = posteriors.mean_field(start="prior")
     observations = jax.vmap(mask)(jnp.array([[True, False, False], [False, True, False]]))
     y = jnp.array([[1.5, 0.0, 0.0], [0.0, -1.0, 0.0]])
-    fitted, trace = fit_posterior(
-        KEY,
-        flow,
-        params,
-        observations,
-        y,
-        posterior=family,
-        steps=60,
-        optimizer=optax.adam(5e-2),
-        progress=False,
-        tolerance=0.0,
-    )
+    options = {"posterior": family, "steps": 60, "optimizer": optax.adam(5e-2), "progress": False, "tolerance": 0.0}
+    fitted, trace = fit_posterior(KEY, flow, params, observations, y, **options)
     assert trace.bound.shape == (4, 2)
     rise = trace.bound[-1] - trace.bound[0]
     assert np.all(rise > -2 * trace.bound_std_error[-1])
     assert rise.sum() > 0
     assert np.all(trace.unconverged == 0)
     assert fitted.theta["mu"].shape == (2, 2)
+    # what a row's fit gives depends on its key and not on the rows beside it nor on their order
+    turned, back = fit_posterior(
+        jax.random.split(KEY, 2)[::-1], flow, params, jax.tree.map(lambda leaf: leaf[::-1], observations), y[::-1], **options
+    )
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours[::-1], theirs, rtol=1e-5), turned.theta, fitted.theta)
+    np.testing.assert_allclose(back.bound[:, ::-1], trace.bound, rtol=1e-5)
     with pytest.raises(ValueError, match="expected y_observed and observations of shape"):
         fit_posterior(KEY, flow, params, observations, y[:, :2], progress=False)

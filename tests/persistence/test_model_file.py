@@ -198,8 +198,8 @@ def test_an_edited_file_is_refused(path, edit):
 
 
 def test_a_newer_format_is_refused_with_what_to_do(path):
-    rewrite(path, change_header=lambda header: header["description"].update(format=2, written_by="9.0"))
-    assert_refused(path, "format 2 by jaxflows 9.0.*upgrade jaxflows")
+    rewrite(path, change_header=lambda header: header["description"].update(format=3, written_by="9.0"))
+    assert_refused(path, "format 3 by jaxflows 9.0.*upgrade jaxflows")
 
 
 @pytest.mark.parametrize(

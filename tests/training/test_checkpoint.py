@@ -1,6 +1,9 @@
 """Checkpoints: a killed run goes on as if it had not been, and a foreign checkpoint is refused."""
 
+import contextlib
+import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -44,10 +47,25 @@ def killed(directory: Path, after: int) -> None:
         process.wait()
 
 
-def test_a_killed_run_gives_the_same_losses_and_parameters_bit_for_bit(tmp_path):
-    killed(tmp_path, 20)
-    params, report = run(tmp_path)
-    whole, expected = run(None)
+def trace(path: Path) -> list[dict]:
+    """What a file of metrics holds, but how long it took and which run it was."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert len({line.pop("run") for line in lines}) == 1
+    assert all(line.pop("seconds") > 0 and line.pop("rows_per_second") > 0 for line in lines)
+    return lines
+
+
+def test_a_killed_run_gives_the_same_losses_metrics_and_parameters_bit_for_bit(tmp_path):
+    checkpoints, metrics = tmp_path / "checkpoints", tmp_path / "metrics.jsonl"
+    killed(checkpoints, 20)
+    # a step that no checkpoint counts, and half of another, as a kill in a later step leaves them
+    with metrics.open("a") as file:
+        file.write(json.dumps({**json.loads(metrics.read_text().splitlines()[-1]), "step": 10_000}) + '\n{"run": "')
+    params, report = run(checkpoints, metrics=metrics)
+    whole, expected = run(None, metrics=tmp_path / "whole.jsonl")
+    assert trace(metrics) == trace(tmp_path / "whole.jsonl")
+    assert [line["step"] for line in trace(metrics)] == list(range(1, expected.steps + 1))
+    assert [line["loss"] for line in trace(metrics)] == expected.losses.tolist()
     assert 20 <= report.resumed_at < expected.steps
     np.testing.assert_array_equal(report.losses, expected.losses)
     np.testing.assert_array_equal(report.validation_steps, expected.validation_steps)
@@ -94,5 +112,29 @@ def test_a_checkpoint_of_another_run_is_refused_by_name(finished, changes, named
         run(finished[0], epochs=2, **changes)
 
 
+def test_a_full_disk_leaves_the_checkpoint_before_good(finished, tmp_path):
+    _, params, report = finished
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    @contextlib.contextmanager
+    def full_at_the_last_step(run, done):
+        def write(step, numbers):
+            if step == report.steps:
+                # from here on this process can write to no file
+                resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+
+        yield write
+
+    try:
+        with pytest.raises(OSError, match=rf"checkpoint of step {report.steps} could not be written to .*is the disk full"):
+            run(tmp_path, epochs=2, metrics=full_at_the_last_step)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    again, resumed = run(tmp_path, epochs=2)
+    assert resumed.resumed_at == SETTINGS["checkpoint_every"] < report.steps
+    np.testing.assert_array_equal(resumed.losses, report.losses)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+
+
 if __name__ == "__main__":
-    run(Path(sys.argv[1]))
+    run(Path(sys.argv[1]), metrics=Path(sys.argv[1]).with_name("metrics.jsonl"))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -16,11 +19,23 @@ COMPLETE, OBSERVED = gaussian_rows(400)
 ROWS = np.where(OBSERVED, COMPLETE.astype(np.float64), np.nan)
 
 
-def test_from_the_median_it_comes_within_a_hundredth_of_a_nat_of_the_greatest_likelihood():
-    params, report = fit_by_em(
+def fitted(directory):
+    return fit_by_em(
         jax.random.key(0), AFFINE, ROWS, OBSERVED, rounds=6, epochs=15, num_samples=4, draws=8, fill="median",
         params=affine_start(ROWS), batch_size=200, learning_rate=2e-2, estimator=exact(), progress=False,
+        checkpoint_dir=directory / "checkpoints", metrics=directory / "metrics.jsonl",
     )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder, the parameters and the report of one run."""
+    directory = tmp_path_factory.mktemp("em")
+    return directory, *fitted(directory)
+
+
+def test_from_the_median_it_comes_within_a_hundredth_of_a_nat_of_the_greatest_likelihood(run):
+    _, params, report = run
     gaussian, _ = fit_gaussian_em(ROWS, OBSERVED, shrinkage=1e-9, tol=1e-9)
     best = observed_log_likelihood(gaussian, ROWS, OBSERVED).mean()
     reached = log_likelihood(params, ROWS, OBSERVED)
@@ -33,6 +48,22 @@ def test_from_the_median_it_comes_within_a_hundredth_of_a_nat_of_the_greatest_li
     assert np.all(report.converged == 1)
     assert report.bound[-1] > report.bound[0] + 0.01
     assert report.empty_rows == np.sum(~OBSERVED.any(axis=1)) > 0
+
+
+def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(run, tmp_path):
+    directory, params, report = run
+    shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
+    shutil.rmtree(tmp_path / "checkpoints" / "6")
+    again, resumed = fitted(tmp_path)
+    assert (report.resumed_at, resumed.resumed_at) == (0, 5)
+    jax.tree.map(np.testing.assert_array_equal, (again, resumed[:4]), (params, report[:4]))
+    first, second = (
+        [{**json.loads(line), "seconds": 0} for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (directory, tmp_path)
+    )
+    assert first == second
+    assert [line["step"] for line in second] == [1, 2, 3, 4, 5, 6]
+    assert [line.get("bound") for line in second] == [None, *report.bound]
 
 
 @pytest.mark.parametrize(

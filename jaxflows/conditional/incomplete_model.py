@@ -1,0 +1,29 @@
+"""What training on rows with holes leaves: a flow's parameters, its amortised posterior and a classifier on the latents."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxflows.bijectors.base import Params
+from jaxflows.conditional.amortised import Amortised
+from jaxflows.networks.prediction_head import PredictionHead
+
+
+class IncompleteModel(NamedTuple):
+    """A flow and its amortised posterior, trained together.
+
+    Attributes:
+        params: the flow's parameters.
+        posterior: q; ``jaxflows.complete(key, flow, model.params, rows, observed, posterior=model.posterior)`` draws from
+            it, solves and weighs, and with ``fit_steps`` above 0 refines it row by row first.
+        head: the classifier on the latents; None when no labels were given.
+    """
+
+    params: Params
+    posterior: Amortised
+    head: PredictionHead | None
+
+    @property
+    def network_params(self) -> Params:
+        """The inference network's parameters."""
+        return self.posterior.params

@@ -1,0 +1,44 @@
+"""The part of a model file that is not the flow: an inference network, what it standardises by, and a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.conditional.incomplete_model import IncompleteModel
+from jaxflows.flows import Flow
+from jaxflows.networks.inference_network import describe_network, network_from, network_template
+from jaxflows.networks.prediction_head import PredictionHead, fresh_head
+
+
+def describe_inference(model: IncompleteModel) -> dict[str, Any]:
+    """The network by name and options, and how many classes the head knows; raises ValueError for a foreign network."""
+    head = {} if model.head is None else {"classes": int(model.head.params["weight"].shape[-1])}
+    return {**describe_network(model.posterior.network), **head}
+
+
+def inference_arrays(model: IncompleteModel) -> dict[str, Any]:
+    """Every array of a model but the flow's."""
+    posterior = model.posterior
+    arrays = {"network": posterior.params, "centre": posterior.centre, "spread": posterior.spread}
+    return arrays if model.head is None else {**arrays, "head": model.head}
+
+
+def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, Any]:
+    """Shapes and dtypes of `inference_arrays`; raises ValueError or TypeError where the description makes no sense."""
+    options = dict(inference)
+    classes = options.pop("classes", None)
+    dtype = jnp.result_type(float)
+    event = jax.ShapeDtypeStruct(flow.event_shape, dtype)
+    arrays = {
+        "network": network_template(network_from(options), flow.event_shape, dtype),
+        "centre": event,
+        "spread": event,
+    }
+    if classes is None:
+        return arrays
+    vector: Any = jax.ShapeDtypeStruct((flow.size,), dtype)
+    return {**arrays, "head": PredictionHead(jax.eval_shape(lambda: fresh_head(flow.size, int(classes))), vector, vector)}

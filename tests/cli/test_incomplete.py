@@ -1,0 +1,206 @@
+"""Rows with holes on the command line: train on them, complete with the network, score it beside the Gaussian, and refusals."""
+
+import importlib
+import json
+import os
+import re
+
+import jax
+import numpy as np
+import pytest
+
+from jaxflows.cli.main import main
+from jaxflows.conditional.complete import complete
+from jaxflows.metrics import completion_scores, fit_gaussian_em, gaussian_conditional, observed_log_likelihood
+from jaxflows.persistence import load, load_incomplete
+
+COMPLETE = (np.random.default_rng(0).normal(size=(70, 3)) @ np.array([[1, 0.8, 0], [0, 0.6, 0.5], [0, 0, 1]])).astype(
+    np.float32
+)
+ROWS, TEST = COMPLETE[:64], COMPLETE[64:]
+OBSERVED = np.random.default_rng(1).random(ROWS.shape) < 0.7
+SIZE = ("--blocks", "1", "--hidden", "4", "--batch-size", "16", "--epochs", "2")
+
+
+def write_csv(path, rows):
+    lines = [",".join("" if np.isnan(value) else f"{value:.9g}" for value in row) for row in rows]
+    path.write_text("\n".join(["a,b,c", *lines]) + "\n")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A table with holes, a complete one, and the model that the command trained on the first."""
+    place = tmp_path_factory.mktemp("holes")
+    write_csv(place / "holes.csv", np.where(OBSERVED, ROWS, np.nan))
+    write_csv(place / "test.csv", TEST)
+    np.savez(place / "holes.npz", rows=ROWS, observed=OBSERVED)
+    before = os.getcwd()
+    os.chdir(place)
+    try:
+        assert main(["train", "--incomplete", "holes.csv", "--output", "m.safetensors", "--metrics", "run.jsonl", *SIZE]) == 0
+    finally:
+        os.chdir(before)
+    return place
+
+
+@pytest.fixture
+def there(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_training_keeps_flow_network_metadata_and_metrics(there):
+    flow, model, metadata = load_incomplete("m.safetensors")
+    assert flow.event_shape == (3,)
+    assert model.head is None
+    assert (metadata["training_rows"], metadata["epochs"], metadata["steps"]) == (64, 2, 6)
+    assert metadata["observed_share"] == pytest.approx(OBSERVED.mean())
+    lines = [json.loads(line) for line in (there / "run.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, 7))
+    assert all(line["loss"] == pytest.approx(-line["bound"]) and 0 <= line["unconverged"] < 1 for line in lines)
+    assert [line["validation_loss"] for line in lines if "validation_loss" in line] == metadata["validation_losses"]
+    # readers of plain flows take the flow
+    jax.tree.map(np.testing.assert_array_equal, load("m.safetensors")[1], model.params)
+
+
+def test_evaluation_scores_the_network_beside_the_gaussian_of_the_training_rows(there, capsys):
+    arguments = ["evaluate", "test.csv", "--model", "m.safetensors", "--posterior", "amortised", "--samples", "8"]
+    assert main([*arguments, "--train", "holes.csv", "--save", "scores.json", "--quiet"]) == 0
+    ours, gaussian = json.loads((there / "scores.json").read_text())
+    table = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
+    assert [line[:2] for line in table] == [["mask", "system"], ["missing:0.5", "amortised"], ["missing:0.5", "Gaussian"]]
+    assert float(table[1][3]) == pytest.approx(ours["rmse_mean"], abs=1e-4)
+
+    # the same from the library
+    from jaxflows.cli.input_rows import Rows, observed_entries
+
+    seen = observed_entries("missing:0.5", Rows("", TEST, np.arange(6), 6, ()), (3,), 0)
+    flow, model, _ = load_incomplete("m.safetensors")
+    result = complete(
+        jax.random.key(0), flow, model.params, TEST, seen, posterior=model.posterior, num_samples=8, progress=False
+    )
+    draws, solved = result.solved()
+    assert solved.all()
+    expected = completion_scores(jax.random.key(1), draws, TEST, seen)
+    for name, value in expected._asdict().items():
+        assert ours[name] == pytest.approx(value, rel=1e-4), name
+    assert ours["bound"] == pytest.approx(np.nanmean(result.info.bound), rel=1e-4)
+    assert ours["converged"] == 1
+    best, _ = fit_gaussian_em(np.where(OBSERVED, ROWS, np.nan), OBSERVED)
+    missing = ~seen.all(axis=1)
+    assert gaussian["bound"] == pytest.approx(observed_log_likelihood(best, TEST, seen)[missing].mean(), rel=1e-4)
+    drawn = gaussian_conditional(best, TEST, seen, num_samples=8)
+    error = (drawn.samples - TEST[:, None])[np.broadcast_to(~seen[:, None], drawn.samples.shape)]
+    assert gaussian["rmse_sample"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-4)
+
+
+def test_completion_by_the_network(there):
+    assert main(["complete", "test.csv", "--model", "m.safetensors", "--mask", "missing:0.5", "--posterior", "amortised",
+                 "--samples", "8", "--save", "done.npz", "--quiet"]) == 0  # fmt: skip
+    result = np.load(there / "done.npz")
+    assert json.loads(str(result["settings"]))["steps"] == 0
+    flow, model, _ = load_incomplete("m.safetensors")
+    again = complete(
+        jax.random.key(0),
+        flow,
+        model.params,
+        TEST,
+        result["observed"],
+        posterior=model.posterior,
+        num_samples=8,
+        progress=False,
+    )
+    # rows of a .csv are in double precision
+    np.testing.assert_allclose(result["samples"], again.samples, rtol=1e-6)
+
+
+class _Stop(Exception):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("arguments", "module", "name"),
+    [
+        (("holes.csv",), "fit_incomplete", "fit_incomplete"),
+        (("holes.npz", "--key", "rows", "--mask-key", "observed"), "fit_incomplete", "fit_incomplete"),
+        (("holes.csv", "--posterior", "householder:3", "--rounds", "4"), "monte_carlo_em", "fit_by_em"),
+    ],
+)
+def test_holes_are_nan_or_an_array_of_the_file(there, monkeypatch, arguments, module, name):
+    del there
+
+    def look(key, flow, data, observed, **settings):
+        np.testing.assert_array_equal(observed, OBSERVED)
+        np.testing.assert_allclose(data[observed], ROWS[observed], rtol=1e-6)
+        if name == "fit_by_em":
+            assert (settings["rounds"], settings["epochs"], settings["posterior"].name) == (4, 5, "householder(3)")
+        raise _Stop
+
+    monkeypatch.setattr(importlib.import_module(f"jaxflows.training.{module}"), name, look)
+    with pytest.raises(_Stop):
+        main(["train", "--incomplete", *arguments, "--output", "n.safetensors", "--quiet"])
+
+
+NEVER = "every column to be observed in some row; got none for column 1: nothing can be learnt of it, leave it out"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("train", "test.csv", "--mask", "left"), "--mask: only with --incomplete"),
+        (("train", "test.csv", "--posterior", "prior"), "--posterior: only with --incomplete"),
+        (("train", "--incomplete", "holes.csv", "--rounds", "3"), "--rounds: only with a --posterior that completes the rows"),
+        (
+            ("train", "--incomplete", "holes.csv", "--posterior", "prior", "--minutes", "1"),
+            "--minutes: not with --posterior prior, which trains by rounds",
+        ),
+        (("train", "--incomplete", "holes.csv", "--mask", "checkers"), "--mask checkers: neither a file nor one of all, none"),
+        (
+            ("train", "--incomplete", "holes.csv", "--mask", "all"),
+            "holes.csv, row {row}: expected finite numbers where --mask all observes; got nan",
+        ),
+        (("train", "--incomplete", "never.csv"), f"never.csv: expected {NEVER}"),
+        (
+            ("train", "--incomplete", "holes.npz", "--key", "rows", "--mask-key", "seen"),
+            "holes.npz: expected an array named 'seen'",
+        ),
+        (
+            ("train", "--incomplete", "holes.npz", "--key", "rows", "--mask-key", "rows"),
+            "holes.npz: expected a mask of zeros and",
+        ),
+        (("train", "--incomplete", "holes.csv", "--metrics", "notes.jsonl"), "--metrics notes.jsonl: expected metrics, a JSON"),
+        (
+            ("train", "--incomplete", "holes.csv", "--metrics", "test.csv"),
+            "--metrics test.csv: expected a file named *.jsonl, or",
+        ),
+        (("evaluate", "test.csv"), "the following arguments are required: --model"),
+        (
+            ("evaluate", "test.csv", "--model", "m.safetensors", "--samples", "1"),
+            "argument --samples: expected a whole number >= 2",
+        ),
+        (("evaluate", "holes.csv", "--model", "m.safetensors"), "holes.csv, row {row}: expected complete rows of finite"),
+        (("evaluate", "test.csv", "--model", "m.safetensors", "--mask", "all"), "--mask all: hides nothing of test.csv"),
+        (("evaluate", "test.csv", "--model", "m.safetensors", "--train", "never.csv"), f"--train never.csv: expected {NEVER}"),
+        (("evaluate", "test.csv", "--model", "m.safetensors", "--train", "none.csv"), "none.csv: cannot be read"),
+        (("evaluate", "test.csv", "--model", "digits"), "test.csv: expected rows of shape (64), the events of --model digits"),
+        (
+            ("complete", "holes.csv", "--model", "plain.safetensors", "--posterior", "amortised"),
+            "--posterior amortised: --model plain.safetensors holds a flow alone",
+        ),
+    ],
+)
+def test_refusals_are_one_line(there, capsys, arguments, message):
+    write_csv(there / "never.csv", np.where([True, False, True], ROWS, np.nan))
+    (there / "notes.jsonl").write_text("a note\n")
+    if "plain.safetensors" in arguments:
+        from jaxflows.persistence import save
+
+        save("plain.safetensors", *load("m.safetensors")[:2])
+    more = ("--output", "o.safetensors") if arguments[0] == "train" else ()
+    assert main([*arguments, *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    first = int(np.flatnonzero(~OBSERVED.all(axis=1))[0])
+    assert err.startswith(f"jaxflows: {message.format(row=first)}")
+    assert not (there / "o.safetensors").exists()
