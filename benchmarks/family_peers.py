@@ -1,6 +1,7 @@
 """Our coupling, spline, Glow and continuous flows against other libraries: the same architecture, machine and batches.
 
     python -m benchmarks.family_peers                              # ten minutes; needs the extras "bench" and "peers"
+    python -m benchmarks.family_peers --families spline            # one family; the others keep their rows
     python -m benchmarks.family_peers --quick --output-dir /tmp/quick
 
 Each contender of a row has as many couplings, conditioners of as many matrices of the same width, SiLU between them, and
@@ -19,7 +20,7 @@ are counted.
 
 Tasks: log_density of a batch (exact), sample of as many events, training_step by maximum likelihood with Adam, without our
 trainer's extras; continuous flows train on one probe for the trace, as FFJORD. ``ms`` is the median wall time of a call, one
-call of each library in turn; compilation is apart. Both sorts of library get the cores this process may use; see
+call of each library in turn, in another order every turn; compilation is apart. Both sorts of library get the cores this process may use; see
 `benchmarks.residual_flow_peers` for machines that are busy.
 """
 
@@ -37,6 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.readme_tables import read_rows
 from benchmarks.residual_flow_peers import Contender, compiled, race
 from benchmarks.results_file import RESULTS, Row, environment, write_results
 from jaxflows import flows
@@ -292,7 +294,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(environment(seeds=[])["cores"])
     torch.manual_seed(0)
     jax.config.update("jax_enable_compilation_cache", False)
-    began, rows = time.perf_counter(), []
+    earlier = read_rows("family_peers", options.output_dir)
+    rows: list[Row] = [row for row in earlier if row["family"] not in options.families]
+    began = time.perf_counter()
     for family in options.families:
         sizes = architectures[family]
         event = sizes.size**2 if family == "glow" else sizes.size

@@ -194,14 +194,18 @@ TASKS = {"log_density": density_task, "inverse": inverse_task, "training_step": 
 
 
 def race(contenders: Sequence[Contender], repeats: int) -> list[Row]:
-    """Median milliseconds of each contender, one repetition of each in turn, after a first call that gives the errors."""
+    """Median milliseconds of each contender, one repetition of each in turn, after a first call that gives the errors.
+
+    The order changes from turn to turn: who comes after PyTorch waits for a core on which its threads still spin.
+    """
     rows = [{"library": c.library, **c.errors(c.run())} for c in contenders]
     times: list[list[float]] = [[] for _ in contenders]
+    rng = np.random.default_rng(0)
     for _ in range(repeats):
-        for contender, seen in zip(contenders, times, strict=True):
+        for turn in rng.permutation(len(contenders)):
             began = time.perf_counter()
-            contender.run()
-            seen.append(1e3 * (time.perf_counter() - began))
+            contenders[turn].run()
+            times[turn].append(1e3 * (time.perf_counter() - began))
     for row, seen, contender in zip(rows, times, contenders, strict=True):
         row |= {"ms": statistics.median(seen), "ms_min": min(seen), "compile_seconds": contender.compile_seconds}
     return rows
