@@ -20,8 +20,8 @@ are counted.
 
 Tasks: log_density of a batch (exact), sample of as many events, training_step by maximum likelihood with Adam, without our
 trainer's extras; continuous flows train on one probe for the trace, as FFJORD. ``ms`` is the median wall time of a call, one
-call of each library in turn, in another order every turn; compilation is apart. Both sorts of library get the cores this process may use; see
-`benchmarks.residual_flow_peers` for machines that are busy.
+call of each library in turn, in another order every turn; compilation is apart. Both sorts of library get the cores this
+process may use; see `benchmarks.residual_flow_peers` for machines that are busy.
 """
 
 from __future__ import annotations
