@@ -255,7 +255,7 @@ def _rebuild(path: Path, description: dict[str, Any]) -> tuple[Flow, Any]:
 
 
 def _brief(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+    return " ".join(str(error).split())[:600]
 
 
 def _read_tensors(path: Path, file: Any, template: Any) -> dict[str, np.ndarray]:

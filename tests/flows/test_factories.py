@@ -25,7 +25,8 @@ FLOWS = {
 }
 IMAGES = {
     "residual_densenet_image": flows.residual_densenet_image(event_shape=(4, 4, 1), blocks=1, channels=(3, 3)),
-    "implicit_image": flows.implicit_image(event_shape=(4, 4, 1), blocks=1, channels=(3, 3)),
+    # of one scale: each compiles two kinds of block
+    "implicit_image": flows.implicit_image(event_shape=(4, 4, 1), blocks=1, scales=1, channels=(3, 3)),
 }
 
 
