@@ -171,7 +171,7 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         output_shape(shape)
         return jax.vmap(lambda k: body.init(k, shape))(jax.random.split(key, depth))
 
-    scan = functools.partial(jax.lax.scan, unroll=min(depth, _UNROLLED) if body.explicit else 1)
+    scan = functools.partial(jax.lax.scan, unroll=_UNROLLED if body.explicit else 1)
 
     def transform(params: Params, u: jax.Array) -> jax.Array:
         return scan(lambda t, p: (body.transform(p, t), None), u, params)[0]
