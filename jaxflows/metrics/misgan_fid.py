@@ -45,7 +45,9 @@ class MnistExtractor(NamedTuple):
 
 def save_extractor(path: Path, params: Any, reference: Moments) -> str:
     """Write an extractor as an npz file; returns its checksum."""
-    arrays = {f"{layer}/{name}": np.asarray(leaf) for layer, leaves in params.items() for name, leaf in leaves.items()}
+    arrays: dict[str, Any] = {
+        f"{layer}/{name}": np.asarray(leaf) for layer, leaves in params.items() for name, leaf in leaves.items()
+    }
     arrays |= {"reference/mean": reference.mean, "reference/covariance": reference.covariance}
     digest = _digest(arrays)
     np.savez_compressed(path, sha256=np.asarray(digest), **arrays)

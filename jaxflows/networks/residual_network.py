@@ -27,8 +27,8 @@ def convolution(
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` of (n, height, width, channels), as flax calls it for a 3x3 'SAME' convolution.
 
-    Of images smaller than the kernel, XLA takes the kernel for the image, and on a CPU has no fast program for what comes of it:
-    the density of a Glow whose last scale is 2x2 took twice as long. There it is a product with the nine neighbours.
+    Of images smaller than the kernel, XLA takes the kernel for the image, and on a CPU has no fast program for what comes of
+    it: the density of a Glow whose last scale is 2x2 took twice as long. There it is a product with the nine neighbours.
     """
     height, width, channels = images.shape[1:]
     if min(height, width) >= _SIDE:
