@@ -55,8 +55,7 @@ from benchmarks.known_flows import (
     mixture_flow,
     trained_on_moons,
 )
-from benchmarks.readme_tables import read_rows
-from benchmarks.results_file import RESULTS, Row, write_results
+from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from jaxflows import flows
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.completion import Completion

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.constraint_summary import summarise
-from benchmarks.results_file import RESULTS, Row, write_results
+from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from jaxflows import flows, persistence
 from jaxflows.data.digits_sample import load_digits_sample
 from jaxflows.data.masks import named_mask
@@ -306,10 +306,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def kept_rows(folder: Path, rows: Sequence[Row]) -> list[Row]:
     """Rows of an earlier run for flows that this one left out, so that the parts can be measured one at a time."""
-    path = folder / "constraint_solve.json"
-    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
     measured = {row["flow"] for row in rows}
-    return [row for row in earlier if row["flow"] not in measured]
+    return [row for row in read_rows("constraint_solve", folder) if row["flow"] not in measured]
 
 
 if __name__ == "__main__":

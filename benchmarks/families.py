@@ -26,7 +26,7 @@ import jax
 import numpy as np
 
 from benchmarks.constraint_solve import digits, noisy
-from benchmarks.results_file import RESULTS, Row, write_results
+from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.train_mnist_flow import mnist_images
 from jaxflows import flows, measurements, persistence
 from jaxflows.conditional import posteriors
@@ -160,10 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.quick:
         options.only, options.count, options.fit_steps = ["realnvp"], 2, 20
         folder, output = Path("runs/quick/families"), Path("runs/quick")
-    path = output / "families.json"
     chosen = options.only or list(FAMILIES)
-    earlier = json.loads(path.read_text())["rows"] if path.exists() else []
-    kept = [row for row in earlier if row["family"] not in chosen]
+    kept = [row for row in read_rows("families", output) if row["family"] not in chosen]
     measured: list[Row] = []
     for name in chosen:
         for row in rows_of(name, *trained(name, folder, options.data_dir, options.quick), options.count, options.fit_steps):

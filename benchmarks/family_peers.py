@@ -38,9 +38,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.readme_tables import read_rows
 from benchmarks.residual_flow_peers import Contender, compiled, race
-from benchmarks.results_file import RESULTS, Row, environment, write_results
+from benchmarks.results_file import RESULTS, Row, environment, read_rows, write_results
 from jaxflows import flows
 from jaxflows.log_det.estimators import power_series
 from jaxflows.networks.residual_network import ResidualNetwork

@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.readme_tables import read_rows
-from benchmarks.results_file import RESULTS, write_results
+from benchmarks.results_file import RESULTS, read_rows, write_results
 from jaxflows import inverse, measurements, metrics, persistence
 from jaxflows.data import load_digits_sample, named_mask
 from jaxflows.inverse.infer import infer

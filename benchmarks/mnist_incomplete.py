@@ -32,8 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.published_mnist import RATES, published_rows
-from benchmarks.readme_tables import read_rows
-from benchmarks.results_file import RESULTS, Row, write_results
+from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.imputed import Imputed
 from jaxflows import flows

@@ -21,8 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow, plane_flow
-from benchmarks.readme_tables import read_rows
-from benchmarks.results_file import RESULTS, write_results
+from benchmarks.results_file import RESULTS, read_rows, write_results
 from jaxflows import persistence
 from jaxflows.conditional import posteriors
 from jaxflows.conditional.complete import complete

@@ -10,33 +10,22 @@ results file is not there yet, the page says which command makes it. A test hold
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.constraint_summary import ALGORITHM_2
+from benchmarks.results_file import RESULTS, Row, read_rows
+from benchmarks.table_cells import Column, missing, number, share, table, text
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results"
 MARKED = re.compile(r"(<!-- results: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
-
-Row = dict[str, Any]
-Column = tuple[str, Callable[[Row], str]]
 
 
 def pages(root: Path = ROOT) -> list[Path]:
     """README.md and every page of docs/."""
     return [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-
-
-def read_rows(name: str, results: Path = RESULTS) -> list[Row]:
-    """The rows of ``NAME.json``, or of its parts ``NAME_*.json``; none when there are no such files."""
-    whole = results / f"{name}.json"
-    files = [whole] if whole.exists() else sorted(results.glob(f"{name}_*.json"))
-    return [row for file in files for row in json.loads(file.read_text())["rows"]]
 
 
 def render(text: str, results: Path = RESULTS) -> str:
@@ -53,54 +42,6 @@ def render(text: str, results: Path = RESULTS) -> str:
         return f"{begin}\n{TABLES[name](results)}\n\n{end}"
 
     return MARKED.sub(one, text)
-
-
-def table(rows: Sequence[Row], columns: Sequence[Column], source: str) -> str:
-    """Rows as a Markdown table with the file they come from below it, or a line saying how to make that file."""
-    if not rows:
-        return f"*Not measured yet: `python -m benchmarks.{source}` writes `benchmarks/results/{source}.json`.*"
-    lines = ["| " + " | ".join(head for head, _ in columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
-    return "\n".join([*lines, "", f"<sub>From `benchmarks/results/{source}.json`.</sub>"])
-
-
-def number(key: str, form: str = ".3g", factor: float = 1.0) -> Callable[[Row], str]:
-    """A cell with the row's number in a format; a dash where there is none, 'inf' and 'nan' as they are."""
-
-    def cell(row: Row) -> str:
-        value = row.get(key)
-        if value is None or value == "":
-            return "-"
-        return value if isinstance(value, str) else format(factor * value, form)
-
-    return cell
-
-
-def text(key: str) -> Callable[[Row], str]:
-    """A cell with the row's text, its underscores read as spaces."""
-    return lambda row: str(row.get(key, "")).replace("_", " ").replace("%", " %")
-
-
-def share(key: str) -> Callable[[Row], str]:
-    """A cell with a fraction as a percentage, never rounded up to 100."""
-
-    def cell(row: Row) -> str:
-        value = row.get(key)
-        if not isinstance(value, int | float):
-            return "-"
-        percent = f"{100 * value:.1f} %"
-        return "< 100 %" if percent == "100.0 %" and value < 1 else percent.replace(".0 %", " %")
-
-    return cell
-
-
-def missing(row: Row) -> str:
-    """What a row of digits lacks: a share, or the name of a mask."""
-    value = row.get("missing", "")
-    kind, _, side = str(value).partition(":")
-    if kind == "centre":
-        return f"centre {side}x{side}"
-    return f"{100 * float(side if kind == 'missing' else value):.0f} %"
 
 
 def completion(results: Path) -> str:

@@ -1,4 +1,4 @@
-"""The one writer of benchmark results: ``{"environment": {...}, "rows": [{...}]}`` in ``benchmarks/results/NAME.json``."""
+"""The one reader and writer of benchmark results, ``{"environment": {...}, "rows": [{...}]}`` in ``results/NAME.json``."""
 
 from __future__ import annotations
 
@@ -41,6 +41,13 @@ def environment(*, seeds: Sequence[int], command: str | None = None) -> dict[str
         "command": _this_command() if command is None else command,
         "seeds": [int(seed) for seed in seeds],
     }
+
+
+def read_rows(name: str, directory: Path = RESULTS) -> list[Row]:
+    """The rows of ``NAME.json``, or of its parts ``NAME_*.json``; none when there are no such files."""
+    whole = directory / f"{name}.json"
+    files = [whole] if whole.exists() else sorted(directory.glob(f"{name}_*.json"))
+    return [row for file in files for row in json.loads(file.read_text())["rows"]]
 
 
 def write_results(

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.readme_tables import MARKED, ROOT, main, pages, read_rows, render
+from benchmarks.readme_tables import MARKED, ROOT, main, pages, render
+from benchmarks.results_file import read_rows
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"\d\s?(ms|seconds|s|minutes|nats|times|x|%)(?![\w-])")

@@ -7,7 +7,6 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -161,13 +160,8 @@ def complete(
     todo = work[~result.info.done[work]]
     try:
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
-            for first in range(0, len(todo), at_once):
-                batch = todo[first : first + at_once]
-                # a short last batch is filled up with its own first row: one compiled shape for all
-                padded = np.concatenate([batch, np.full(at_once - len(batch), batch[0], batch.dtype)])
+            for batch, keys, observations, known in measured.batches(key, todo, at_once):
                 began = time.perf_counter()
-                keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(padded))
-                observations, known = measured.observations(padded), measured.known(padded)
                 theta = amortised_theta(choice, max_hidden, observations, known)
                 problem = _Batch(keys, observations, known, theta)
                 store(result, measured, batch, _work(settings, params, problem), time.perf_counter() - began)

@@ -288,13 +288,8 @@ def complete_by_mcmc(
     notes = []
     try:
         with progress_bar(len(work), description="mcmc", unit="row", show=progress and len(work) > 0) as bar:
-            for first in range(0, len(work), at_once):
-                batch = work[first : first + at_once]
-                # a short last batch is filled up with its own first row: one compiled shape for all
-                padded = np.concatenate([batch, np.full(at_once - len(batch), batch[0], batch.dtype)])
+            for batch, keys, observations, known in measured.batches(key, work, at_once):
                 began = time.perf_counter()
-                keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(padded))
-                observations, known = measured.observations(padded), measured.known(padded)
                 fitted = row_posteriors(
                     choice.family, choice.partition, choice.fit_steps, max_hidden, flow, params, keys, observations, known,
                     amortised_theta(choice, max_hidden, observations, known), solver,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,22 @@ import numpy as np
 from jaxflows import observation as observe
 from jaxflows.flows import Flow
 from jaxflows.observation import LinearMeasurement, Observation
+
+
+class RowBatch(NamedTuple):
+    """Some rows as one compiled call takes them.
+
+    Attributes:
+        numbers: which rows they are; the arrays may have more of the first one behind them.
+        keys: one a row, of the row's number and nothing else.
+        observations: every leaf with a leading axis.
+        known: (at once, *event), P_O y.
+    """
+
+    numbers: np.ndarray
+    keys: jax.Array
+    observations: Observation
+    known: jax.Array
 
 
 class MeasuredRows(NamedTuple):
@@ -32,6 +48,17 @@ class MeasuredRows(NamedTuple):
     def known(self, batch: np.ndarray) -> jax.Array:
         """P_O y of some rows, in the precision that JAX is set to."""
         return jnp.asarray(self.given[batch])
+
+    def batches(self, key: jax.Array, todo: np.ndarray, at_once: int) -> Iterator[RowBatch]:
+        """The rows of ``todo``, ``at_once`` of them at a time.
+
+        A short last batch is filled up with its own first row: one compiled shape for all.
+        """
+        for first in range(0, len(todo), at_once):
+            numbers = todo[first : first + at_once]
+            padded = np.concatenate([numbers, np.full(at_once - len(numbers), numbers[0], numbers.dtype)])
+            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.asarray(padded))
+            yield RowBatch(numbers, keys, self.observations(padded), self.known(padded))
 
 
 def measured_rows(flow: Flow, rows: Any, observed: Any) -> MeasuredRows:
