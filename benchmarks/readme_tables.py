@@ -192,9 +192,9 @@ def family_peers(results: Path) -> str:
 def completion_speed(results: Path) -> str:
     """PL-MCMC's completions, and what ours take to be as good."""
     columns = [
-        ("missing", missing), ("system", text("system")), ("RMSE", number("rmse", ".4f")), ("CRPS", number("crps", ".4f")),
-        ("samples a row", number("samples", ".0f")), ("steps", number("steps", ".0f")),
-        ("accepted", share("acceptance")), ("R-hat", number("r_hat", ".2f")), ("effective samples", number("ess", ".0f")),
+        ("missing", missing), ("system", text("system")), ("as good as both", text("reached")), ("RMSE", number("rmse", ".4f")),
+        ("CRPS", number("crps", ".4f")), ("samples a row", number("samples", ".0f")), ("steps", number("steps", ".0f")),
+        ("accepted", share("acceptance")), ("R-hat", number("r_hat", ".3g")), ("effective samples", number("ess", ".0f")),
         ("evaluations", number("evaluations", ".3g")), ("times ours", number("more_evaluations", ".0f")),
         ("seconds", number("seconds", ".3g")), ("times ours", number("more_seconds", ".0f")),
     ]  # fmt: skip
