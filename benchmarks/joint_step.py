@@ -98,31 +98,28 @@ class Timing(NamedTuple):
 
     Attributes:
         seconds: the median of a step.
-        compile_seconds: to compile it, wall time.
         losses: of the last step.
         state: after it.
-        program: the compiled step.
     """
 
     seconds: float
-    compile_seconds: float
     losses: dict[str, float]
     state: TrainState
-    program: Any
 
 
-def timed_steps(joint: JointStep, steps: int) -> Timing:
-    """Compile the step, take ``steps`` of them after one to warm up, and time each."""
-    began = time.perf_counter()
-    program = joint.step.lower(joint.state, joint.batch, np.int32(0), np.float32(0)).compile()
-    compile_seconds = time.perf_counter() - began
+def lowered_step(joint: JointStep) -> Any:
+    """The step, to be compiled."""
+    return joint.step.lower(joint.state, joint.batch, np.int32(0), np.float32(0))
+
+
+def timed_steps(joint: JointStep, program: Any, steps: int) -> Timing:
+    """Take ``steps`` steps of a compiled step after one to warm up, and time each."""
     state, seconds, losses = copied(joint.state), [], {}
     for number in range(steps + 1):
         began = time.perf_counter()
         state, losses = jax.block_until_ready(program(state, joint.batch, np.int32(number), np.float32(number)))
         seconds.append(time.perf_counter() - began)
-    numbers = {name: float(value) for name, value in losses.items()}
-    return Timing(float(np.median(seconds[1:])), compile_seconds, numbers, state, program)
+    return Timing(float(np.median(seconds[1:])), {name: float(value) for name, value in losses.items()}, state)
 
 
 def copied(state: TrainState) -> TrainState:
@@ -131,7 +128,7 @@ def copied(state: TrainState) -> TrainState:
 
 
 def median_seconds(function: Callable[..., Any], *arguments: Any, repeats: int) -> float:
-    """Of a jitted function, compilation left out."""
+    """Of a function, the first call left out."""
     jax.block_until_ready(function(*arguments))
     seconds = []
     for _ in range(repeats):

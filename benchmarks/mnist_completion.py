@@ -2,7 +2,7 @@
 
     python -m benchmarks.mnist_completion                    # 100 test digits, Gauss-Newton posterior, 20 draws
     python -m benchmarks.mnist_completion --quick            # 4 digits; written to runs/
-    python -m benchmarks.mnist_completion --digits 300       # where there is more time, or a GPU
+    python -m benchmarks.mnist_completion --data-dir ../shared/data --digits 1000    # with a GPU
 
 Pixels in [0, 1], pooled over missing pixels. RMSE of the posterior mean and of single samples are separate columns; means
 and the Gaussian's conditional mean are clipped to [0, 1], samples are not. Intervals are those of what the flow models,
@@ -20,10 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks.results_file import RESULTS, write_results
+from benchmarks.results_file import RESULTS, read_rows, write_results
 from jaxflows import persistence
 from jaxflows.conditional.complete import complete
-from jaxflows.data import load_digits_sample, named_mask
+from jaxflows.data import load_array, load_digits_sample, named_mask
 from jaxflows.metrics import gaussian_conditional, interval_coverage, load_mnist_gaussian
 
 MODEL = Path(__file__).parents[1] / "jaxflows" / "data" / "models" / "mnist_residual.safetensors"
@@ -67,10 +67,20 @@ def mask_row(name: str, digits: np.ndarray, draws: int, seed: int) -> dict[str, 
     }  # fmt: skip
 
 
+def mnist_test_digits(folder: Path | None, count: int) -> np.ndarray:
+    """(count, 28, 28) in [0, 1]: the first of the whole test set in a folder, or of those that are shipped."""
+    digits = load_digits_sample()[0] if folder is None else load_array(folder / "mnist" / "t10k-images-idx3-ubyte.gz")
+    if not 1 <= count <= len(digits):
+        raise SystemExit(f"expected 1 to {len(digits)} digits; got {count}")
+    return (digits[:count] / 255.0).astype(np.float32)
+
+
 def main() -> None:
     """Score every kind of mask and write results/mnist_completion.json."""
     parser = argparse.ArgumentParser(prog="benchmarks.mnist_completion", description=__doc__.split("\n")[0])
-    parser.add_argument("--digits", type=int, default=100, help="shipped test digits, at most 300")
+    parser.add_argument("--digits", type=int, default=100, help="how many test digits")
+    parser.add_argument("--data-dir", type=Path, help="a folder with all of MNIST; the 300 shipped test digits when left out")
+    parser.add_argument("--masks", nargs="+", choices=MASKS, default=MASKS, help="some; the others keep their rows")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--run-dir", type=Path, default=Path("runs/mnist_completion"))
@@ -78,16 +88,18 @@ def main() -> None:
     options = parser.parse_args()
     if options.quick:
         options.digits, options.run_dir = 4, options.run_dir / "quick"
-    digits = (load_digits_sample()[0][: options.digits] / 255.0).astype(np.float32)
+    digits = mnist_test_digits(options.data_dir, options.digits)
     options.run_dir.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for name in MASKS:
+    directory = options.run_dir if options.quick else RESULTS
+    rows = {row["missing"]: row for row in read_rows("mnist_completion", directory)}
+    for name in options.masks:
         kept = options.run_dir / f"{name.replace(':', '_')}_{options.digits}_{options.draws}_{options.seed}.json"
         if not kept.exists():
             kept.write_text(json.dumps(mask_row(name, digits, options.draws, options.seed)))
-        rows.append(json.loads(kept.read_text()))
-        print(json.dumps(rows[-1]), flush=True)
-    write_results("mnist_completion", rows, seeds=[options.seed], directory=options.run_dir if options.quick else RESULTS)
+        rows[name] = json.loads(kept.read_text())
+        print(json.dumps(rows[name]), flush=True)
+    ordered = [rows[name] for name in MASKS if name in rows]
+    write_results("mnist_completion", ordered, seeds=[options.seed], directory=directory)
 
 
 if __name__ == "__main__":

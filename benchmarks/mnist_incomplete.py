@@ -68,6 +68,7 @@ class Sizes(NamedTuple):
         flow: ours.
         fit: options of `jaxflows.fit_incomplete`.
         draws: of ours, a test digit.
+        at_once: test digits that ours completes in one call.
         systems: options of each comparator.
     """
 
@@ -76,11 +77,12 @@ class Sizes(NamedTuple):
     flow: Callable[[], Flow]
     fit: dict[str, Any]
     draws: int
+    at_once: int
     systems: dict[str, dict[str, Any]]
 
 
 QUICK = Sizes(
-    128, 32, lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), {"epochs": 1, "batch_size": 64}, 4,
+    128, 32, lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), {"epochs": 1, "batch_size": 64}, 4, 16,
     {
         "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
         "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
@@ -89,7 +91,7 @@ QUICK = Sizes(
 )  # fmt: skip
 SCALED = Sizes(
     3000, 500, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128),
-    {"epochs": 8, "batch_size": 64, "learning_rate": 2e-3, "max_seconds": 180}, 16,
+    {"epochs": 8, "batch_size": 64, "learning_rate": 2e-3, "max_seconds": 180}, 16, 50,
     {
         "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
         "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5}, "mice": {"rounds": 2, "neighbours": 30},
@@ -98,7 +100,7 @@ SCALED = Sizes(
 )  # fmt: skip
 FULL = Sizes(
     60_000, 10_000, lambda: flows.residual_image(event_shape=(*SHAPE, 1), blocks=8, scales=3, channels=(128, 128)),
-    {"epochs": 5, "batch_size": 64, "learning_rate": 1e-3, "max_seconds": 240}, 16,
+    {"epochs": 5, "batch_size": 64, "learning_rate": 1e-3, "max_seconds": 240}, 16, 500,
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
         "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000}, "emflow": {"epochs": 5, "at_once": 256},
@@ -145,7 +147,7 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     seconds = time.perf_counter() - began
     # a flax module is no array: it travels apart
     arrays = model._replace(posterior=model.posterior._replace(network=None))
-    at_once = 50
+    at_once = sizes.at_once
     samples, chances, solved = [], [], []
     for first in range(0, len(problem.test), at_once):
         numbers = np.arange(first, first + at_once) % len(problem.test)
@@ -212,6 +214,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SYSTEM", help=", ".join(names))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="all images and the papers' sizes, for a GPU")
+    parser.add_argument("--max-seconds", type=float, help="of training ours, a rate; that of the sizes when left out")
     parser.add_argument("--again", action="store_true", help="measure anew what the results file has already")
     parser.add_argument("--quick", action="store_true", help="some rows and steps at the first rate; writes to runs/")
     options = parser.parse_args()
@@ -219,6 +222,8 @@ def main() -> None:
     directory = RESULTS
     if options.quick:
         sizes, directory, options.missing, options.again = QUICK, Path("runs"), options.missing[:1], True
+    if options.max_seconds is not None:
+        sizes.fit["max_seconds"] = options.max_seconds
 
     def of(row: Row) -> tuple[Any, ...]:
         return tuple(row[key] for key in ("system", "missing", "seed", "scaled"))

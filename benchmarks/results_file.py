@@ -1,4 +1,7 @@
-"""The one reader and writer of benchmark results, ``{"environment": {...}, "rows": [{...}]}`` in ``results/NAME.json``."""
+"""The one reader and writer of benchmark results, ``{"environment": {...}, "rows": [{...}]}`` in ``results/NAME.json``.
+
+Figures of another machine go to a folder of their own: ``JAXFLOWS_RESULTS=benchmarks/results/gpu python -m benchmarks.NAME``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ import numpy as np
 
 from jaxflows.persistence.atomic_write import atomic_write
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(os.environ.get("JAXFLOWS_RESULTS", Path(__file__).parent / "results"))
 PACKAGES = ("jax", "jaxlib", "numpy", "optax", "jaxopt", "flax", "torch", "normflows", "zuko", "flowjax", "distrax")
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "XLA_FLAGS")
 

@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from benchmarks.collectives import collectives
-from benchmarks.joint_step import joint_step, peak_bytes, timed_steps
+from benchmarks.joint_step import joint_step, lowered_step, peak_bytes, timed_steps
 from benchmarks.results_file import RESULTS, write_results
 from jaxflows.data import mcar
 from jaxflows.flows import residual
@@ -42,12 +42,10 @@ def measure(devices: int, batch: int, depth: int, steps: int) -> Row:
     rows = (rng.standard_normal((batch, SIZE)) @ rng.standard_normal((SIZE, SIZE)) / 4).astype(np.float32)
     flow = residual(event_shape=(SIZE,), blocks=depth, hidden=HIDDEN)
     joint = joint_step(flow, rows, mcar(batch, (SIZE,), 0.5, seed=0), devices=jax.devices()[:devices])
+    program, speed = lowered_step(joint).compile(), {}
     if steps:
-        timing = timed_steps(joint, steps)
-        program = timing.program
+        timing = timed_steps(joint, program, steps)
         speed = {"step_seconds": timing.seconds, "rows_per_second": batch / timing.seconds, "loss": timing.losses["loss"]}
-    else:
-        program, speed = joint.step.lower(joint.state, joint.batch, np.int32(0), np.float32(0)).compile(), {}
     found = collectives(program.as_text())
     return {
         "devices": devices, "batch": batch, "depth": depth, **speed,

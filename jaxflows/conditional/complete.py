@@ -14,7 +14,7 @@ from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.completion import Completion, blank, checked_resume, store
 from jaxflows.conditional.fit_posterior import Fitted
-from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows
+from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.mixture import draw_mixture
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
@@ -26,9 +26,6 @@ from jaxflows.progress import progress_bar
 from jaxflows.sharding import Devices, by_rows, replicated, row_mesh
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver, thorough_solver
-
-# entries of the Jacobians held at once by one compiled call: 64 rows of 64 x 64, or one of 512 x 512
-ENTRIES_AT_ONCE = 64 * 64 * 64
 
 
 class _Settings(NamedTuple):
@@ -155,8 +152,7 @@ def complete(
         flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
-    share = np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden), 1, max(1, -(-len(work) // shares)))
-    at_once = int(share) * shares
+    at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares
     todo = work[~result.info.done[work]]
     try:
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:

@@ -33,7 +33,7 @@ from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows
+from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.partition import framed
 from jaxflows.conditional.posteriors import Posterior, hidden_normal_log_prob, is_anchored
 from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
@@ -46,9 +46,6 @@ from jaxflows.solvers.robust import quick_solver
 
 # the share of accepted steps at which Langevin chains mix best as dimensions grow (Roberts and Rosenthal 1998)
 TARGET_ACCEPTANCE = 0.574
-
-# entries of the Jacobians of all chains held at once by one compiled call
-ENTRIES_AT_ONCE = 64 * 64 * 64
 
 
 class McmcDraws(NamedTuple):
@@ -284,7 +281,7 @@ def complete_by_mcmc(
     settings = _Settings(flow, choice.family, max_hidden, chains, warm_up, draws, thin)
     result = _blank(measured, chains * draws)
     work = np.flatnonzero(measured.hidden_counts)
-    at_once = int(np.clip(ENTRIES_AT_ONCE // max(1, flow.size * max_hidden * chains), 1, max(1, len(work))))
+    at_once = rows_at_once(flow.size * max_hidden * chains, len(work))
     notes = []
     try:
         with progress_bar(len(work), description="mcmc", unit="row", show=progress and len(work) > 0) as bar:

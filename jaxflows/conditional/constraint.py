@@ -9,6 +9,11 @@ One linear solve with the transpose, lambda = (P_H G P_H + P_O)^{-T} P_H y_bar, 
     x_hidden_bar = lambda,  y_observed_bar = P_O (y_bar - G^T lambda),  params_bar = -(dg/dparams)^T lambda.
 
 Which solver found y is irrelevant to it. Only products with G are needed, never with J = G^{-1}.
+
+The rule is split in two: `jax.custom_vjp` is put around lambda alone, as the derivative of y_hidden in the defect
+r = P_H ( x_hidden - g(y_observed + y_hidden; params) ) with y_hidden held, and JAX derives the products above from r. Under
+`vmap` the cotangent of parameters shared by a batch is then one matrix product with the batch summed inside; a rule that
+returned it would write out a copy of all parameters per row first.
 """
 
 from __future__ import annotations
@@ -79,9 +84,12 @@ def solve_with_stack(
     if tuple(jnp.shape(x_hidden)) != flow.latent_shape:
         raise ValueError(f"expected x_hidden of shape {flow.latent_shape}; got {tuple(jnp.shape(x_hidden))}")
     known = observed_only(observation, y_observed)
-    solution, info = _solve(flow, robust() if solver is None else solver, params, observation, known, x_hidden, start, inverse)
-    y = observation.restore(solution.y, known)
-    return Solution(y, *jax.lax.stop_gradient((solution.x, solution.stack))), jax.lax.stop_gradient(info)
+    problem = jax.lax.stop_gradient((params, observation, known, x_hidden, start, inverse))
+    solution, info = jax.lax.stop_gradient((robust() if solver is None else solver)(flow, *problem))
+    # y_observed reaches the defect, y_hidden does not: its derivative is what the defect's is turned into
+    defect = flow.bijector.move_back(x_hidden - flow.encode(params, observation.restore(solution.y, known)))
+    y = _settled(flow, problem[0], observation, solution.y, observation.hidden_part(defect), inverse)
+    return solution._replace(y=observation.restore(y, known)), info
 
 
 def observed_only(observation: Observation, y_observed: jax.Array) -> jax.Array:
@@ -89,48 +97,25 @@ def observed_only(observation: Observation, y_observed: jax.Array) -> jax.Array:
     return observation.observed_part(y_observed)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _solve(
-    flow: Flow,
-    solver: ConstraintSolver,
-    params: Params,
-    observation: Observation,
-    y_observed: jax.Array,
-    x_hidden: jax.Array,
-    start: Stack | None,
-    inverse: Partial | None,
-) -> tuple[Solution, SolveInfo]:
-    return solver(flow, params, observation, y_observed, x_hidden, start, inverse)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _settled(
+    flow: Flow, params: Params, observation: Observation, y: jax.Array, defect: jax.Array, inverse: Partial | None
+) -> jax.Array:
+    """y, with the derivative (P_H G P_H)^{-1} in the defect and none in anything else."""
+    del flow, params, observation, defect, inverse
+    return y
 
 
-def _solve_fwd(flow: Flow, solver: ConstraintSolver, *arguments: Any) -> tuple[tuple[Solution, SolveInfo], Any]:
-    solution, info = solver(flow, *arguments)
-    params, observation, _, _, start, inverse = arguments
-    return (solution, info), (params, observation, solution.y, start, inverse)
+def _settled_fwd(flow: Flow, *arguments: Any) -> tuple[jax.Array, Any]:
+    del flow
+    params, observation, y, _, inverse = arguments
+    return y, (params, observation, y, inverse)
 
 
-def _solve_bwd(flow: Flow, solver: ConstraintSolver, saved: Any, cotangents: Any) -> tuple[Any, ...]:
-    del solver
-    params, observation, y, start, inverse = saved
-    y_bar = cotangents[0].y
-    _, pull_back = jax.vjp(flow.encode, params, y)
-    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True, inverse=inverse)
-    weights = flow.bijector.move(weights)
-    params_bar, through = pull_back(weights)
-    y_observed_bar = observation.observed_part(y_bar - through)
-    return (
-        jax.tree.map(jnp.negative, params_bar),
-        _no_cotangent(observation),
-        y_observed_bar,
-        weights,
-        _no_cotangent(start),
-        _no_cotangent(inverse),
-    )
+def _settled_bwd(flow: Flow, saved: Any, y_bar: jax.Array) -> tuple[Any, ...]:
+    weights, _ = solve_restricted(flow, *saved[:3], y_bar, transpose=True, inverse=saved[3])
+    # None is the cotangent zero of a whole argument
+    return None, None, None, weights, None
 
 
-def _no_cotangent(tree: Any) -> Any:
-    # None is the cotangent zero of a whole argument: neither masks nor starting points carry gradients
-    del tree
-
-
-_solve.defvjp(_solve_fwd, _solve_bwd)
+_settled.defvjp(_settled_fwd, _settled_bwd)

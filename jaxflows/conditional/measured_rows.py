@@ -13,6 +13,17 @@ from jaxflows import observation as observe
 from jaxflows.flows import Flow
 from jaxflows.observation import LinearMeasurement, Observation
 
+# entries of the Jacobians held at once by one compiled call: 64 rows of 64 x 64, or one of 512 x 512, on a CPU, whose caches
+# they should fit; an accelerator is fast only when it has much to do at a time
+ENTRIES_AT_ONCE = 64**3
+ENTRIES_AT_ONCE_ON_ACCELERATOR = 64**4
+
+
+def rows_at_once(entries: int, most: int) -> int:
+    """How many rows one compiled call takes, from 1 to ``most``, where each has Jacobians of so many ``entries``."""
+    room = ENTRIES_AT_ONCE if jax.default_backend() == "cpu" else ENTRIES_AT_ONCE_ON_ACCELERATOR
+    return min(max(1, room // max(1, entries)), max(1, most))
+
 
 class RowBatch(NamedTuple):
     """Some rows as one compiled call takes them.

@@ -16,9 +16,10 @@ from jaxflows.cli.stop_signals import termination_interrupts, uninterrupted
 SCRIPT = """
 import importlib, os, signal, sys
 complete = importlib.import_module("jaxflows.conditional.complete")
+measured_rows = importlib.import_module("jaxflows.conditional.measured_rows")
 from jaxflows.cli.main import main
 
-complete.ENTRIES_AT_ONCE = 1
+measured_rows.ENTRIES_AT_ONCE = 1
 store, stored = complete.store, []
 
 def store_and_signal(*arguments):
@@ -51,7 +52,7 @@ def test_finished_rows_are_kept_and_the_rest_can_follow(here, capsys, monkeypatc
         assert np.isnan(kept["samples"][2:, :, :, :2]).all()
 
     # the same batches here as in that process
-    monkeypatch.setattr(importlib.import_module("jaxflows.conditional.complete"), "ENTRIES_AT_ONCE", 1)
+    monkeypatch.setattr(importlib.import_module("jaxflows.conditional.measured_rows"), "ENTRIES_AT_ONCE", 1)
     assert main(["complete", "--resume", "completion.npz"]) == 0
     assert capsys.readouterr().out.startswith("completion.npz: 2 of 6 rows done before\n")
     assert main([*task, "--output", "whole.png", "--save", "whole.npz"]) == 0
