@@ -2,7 +2,8 @@
 
     python -m benchmarks.inverse_problems            # half an hour or more on two cores, published step counts cut down
     python -m benchmarks.inverse_problems --only inpainting_half --methods constraint csgm    # the others keep their rows
-    python -m benchmarks.inverse_problems --full     # 50 digits, published step counts: for a GPU
+    python -m benchmarks.inverse_problems --full     # 50 digits, published step counts: hours on a GPU
+    python -m benchmarks.inverse_problems --digits 10 --steps 200 --draws 32 --max-seconds 400    # in between
     python -m benchmarks.inverse_problems --quick    # one task, few steps; writes to runs/
 
 The flow is the shipped one, of pixels plus N(0, 0.05^2). What is measured, exactly, is a digit with such noise: an event as
@@ -12,14 +13,15 @@ digit without the noise, means clipped to [0, 1]. In inpainting what was observe
 have no coverage. `evaluations` and `seconds` are those of one digit, the median, so without compilation. `scaled` is the share
 of the published work of a method that was done: 1 is all of it.
 
-A finished pair of task and method is kept in the run's folder: a second start goes on from there.
+A finished pair of task and method is kept in the run's folder, by the sizes it was done at: a second start goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-from collections.abc import Callable
+import functools
+import itertools
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,7 +29,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.results_file import RESULTS, read_rows, write_results
+from benchmarks.kept_rows import Row, add_options, measure_and_write, output_dir
+from benchmarks.results_file import read_rows
 from jaxflows import inverse, measurements, metrics, persistence
 from jaxflows.data import load_digits_sample, named_mask
 from jaxflows.inverse.infer import infer
@@ -35,8 +38,7 @@ from jaxflows.inverse.method import Method
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
 from jaxflows.observation import LinearMeasurement
 
-Row = dict[str, Any]
-
+NAME = "inverse_problems"
 MODEL = Path(__file__).parents[1] / "jaxflows" / "data" / "models" / "mnist_residual.safetensors"
 SHAPE = (28, 28)
 PIXEL_NOISE = 0.05
@@ -199,44 +201,43 @@ def measured(task: str, name: str, sizes: Sizes) -> Row | None:
     }  # fmt: skip
 
 
-def remembered(task: str, name: str, sizes: Sizes, folder: Path) -> Row | None:
-    """`measured`, or what the run's folder holds of it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = folder / f"{task}_{name}_{'_'.join(map(str, sizes))}.json"
-    if not kept.exists():
-        row = measured(task, name, sizes)
-        kept.write_text(json.dumps(row))
-        print(json.dumps(row), flush=True)
-    row = json.loads(kept.read_text())
-    return row if row is None else dict(row)
-
-
 def main() -> None:
     """Measure every pair of task and method and write results/inverse_problems.json."""
-    parser = argparse.ArgumentParser(prog="benchmarks.inverse_problems", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
     parser.add_argument(
         "--only", nargs="+", choices=tuple(TASKS), metavar="TASK", help="some tasks; the others keep their rows"
     )
     parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="NAME", help="some; the others keep their rows")
     parser.add_argument("--full", action="store_true", help="50 digits and the published step counts: for a GPU")
-    parser.add_argument("--quick", action="store_true", help="one task unless --only; writes to runs/ in place of results/")
-    parser.add_argument("--run-dir", type=Path, default=Path("runs/inverse_problems"))
+    for name, of_what in (
+        ("digits", "a pair of task and method, at most 300"), ("samples", "a digit"), ("steps", "at most"),
+        ("draws", "of a step of variational inference, at most"),
+    ):  # fmt: skip
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{name} {of_what}")
+    add_options(parser, NAME)
     options = parser.parse_args()
     if options.full and options.quick:
         parser.error("--full and --quick: give one of them")
-    sizes = FULL if options.full else QUICK if options.quick else SCALED
-    directory = options.run_dir if options.quick else RESULTS
+    given = {name: getattr(options, name) for name in Sizes._fields if getattr(options, name) is not None}
+    if any(value < 1 for value in given.values()) or given.get("digits", 2) not in range(2, 301):
+        parser.error(f"expected 2 to 300 digits and at least 1 of samples, steps and draws; got {given}")
+    sizes = (FULL if options.full else QUICK if options.quick else SCALED)._replace(**given)
     tasks = options.only or (["inpainting_half"] if options.quick else list(TASKS))
-    methods = options.methods or list(METHODS)
-    earlier = {(row["task"], row["method"]): row for row in read_rows("inverse_problems", directory)}
-    rows = []
-    for task in TASKS:
-        for name in METHODS:
-            chosen = task in tasks and name in methods
-            row = remembered(task, name, sizes, options.run_dir) if chosen else earlier.get((task, name))
-            if row is not None:
-                rows.append(row)
-    write_results("inverse_problems", rows, seeds=range(sizes.digits), directory=directory)
+    pairs = {(task, name): f"{task}_{name}_{'_'.join(map(str, sizes))}" for task in tasks for name in options.methods or METHODS}
+    earlier = {(row["task"], row["method"]): row for row in read_rows(NAME, output_dir(options))}
+
+    def arrange(rows: Mapping[str, Row | None]) -> list[Row]:
+        # a pair that was chosen but not reached keeps its row too
+        found = [
+            rows[pairs[pair]] if pairs.get(pair) in rows else earlier.get(pair)
+            for pair in itertools.product(TASKS, METHODS)
+        ]
+        return [row for row in found if row is not None]
+
+    measure_and_write(
+        NAME, {kept: functools.partial(measured, *pair, sizes) for pair, kept in pairs.items()}, options,
+        seeds=range(sizes.digits), arrange=arrange,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

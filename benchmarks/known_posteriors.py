@@ -1,7 +1,8 @@
 """Every sampling method of `jaxflows.infer` where the posterior is known: in closed form, and by quadrature in the plane.
 
-    python -m benchmarks.known_posteriors            # some minutes on two cores
-    python -m benchmarks.known_posteriors --quick    # two measurements, few samples; nothing written to results/
+    python -m benchmarks.known_posteriors                      # some minutes on two cores
+    python -m benchmarks.known_posteriors --max-seconds 200    # begins no row later; the same command goes on
+    python -m benchmarks.known_posteriors --quick              # two measurements, few samples; nothing written to results/
 
 Cases: (a) 'linear': an affine flow of 2 x 2 x 3 events under every named linear measurement, without and with Gaussian noise;
 (b) 'plane': a bent 2-D flow under a linear and a non-linear measurement with noise. Samples are standardised by the exact
@@ -13,15 +14,15 @@ the constraint method are weighted, those of others count alike. Without noise w
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.kept_rows import Row, Task, add_options, measure_and_write
 from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of, plane_flow
-from benchmarks.results_file import RESULTS, write_results
 from jaxflows import inverse, measurements
 from jaxflows.flows import Flow
 from jaxflows.inverse.infer import Inference, infer
@@ -30,8 +31,7 @@ from jaxflows.inverse.noise_extension import operator_matrix
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, log_likelihood, noisy_measurement
 from jaxflows.observation import LinearMeasurement, linear
 
-Row = dict[str, Any]
-
+NAME = "known_posteriors"
 SHAPE = (2, 2, 3)
 SIGMA = 0.2
 # entries that tell of each other: a method that never leaves the prior must show
@@ -119,11 +119,12 @@ def judged(case: str, measurement: str, noise: str, known: Known, found: Inferen
     }  # fmt: skip
 
 
-def linear_rows(quick: bool) -> list[Row]:
+def linear_tasks(quick: bool) -> dict[str, Task]:
     """An affine flow: our method under every measurement, the others under `COMPARED`."""
     flow, params = matrix_flow(SHAPE, seed=0, spread=SPREAD)
     moments = gaussian_of(flow, params)
-    draws, rows = (500 if quick else 2000), []
+    draws = 500 if quick else 2000
+    tasks: dict[str, Task] = {}
     for name, operator in operators().items():
         if quick and name not in COMPARED:
             continue
@@ -136,8 +137,10 @@ def linear_rows(quick: bool) -> list[Row]:
             methods = [inverse.constraint()]
             if name in COMPARED:
                 methods += sampling_methods(quick, exact=name == "entries" and not sigma)
-            rows += _run("linear", name, noise, known, methods, flow, params, reading, draws)
-    return rows
+            for method in methods:
+                task = functools.partial(measured, ("linear", name, noise), known, flow, params, reading, method, draws)
+                tasks[f"linear, {name}, {noise}, {method.name}"] = task
+    return tasks
 
 
 def by_quadrature(flow: Flow, params: Any, reading: NoisyMeasurement, points: int) -> Known:
@@ -163,38 +166,43 @@ def plane_readings() -> dict[str, NoisyMeasurement]:
     }
 
 
-def plane_rows(quick: bool) -> list[Row]:
-    """A bent flow in the plane: residual, so that a decode is a solve."""
-    flow, params = plane_flow(0, steps=200 if quick else 1500)
-    rows, draws = [], 200 if quick else 1000
-    for name, reading in plane_readings().items():
-        known = by_quadrature(flow, params, reading, 101 if quick else 401)
-        methods = [inverse.mala(warm_up=50 if quick else 200, steps=50 if quick else 300)]
-        if reading.linear is not None:
-            methods = [inverse.constraint(), *methods]
-        rows += _run("plane", name, "gaussian 0.3", known, methods, flow, params, reading, draws)
-    return rows
+def plane_tasks(quick: bool) -> dict[str, Task]:
+    """A bent flow in the plane: residual, so that a decode is a solve. It is trained when the first row is measured."""
+    draws, readings = (200 if quick else 1000), plane_readings()
+
+    @functools.cache
+    def trained() -> tuple[Flow, Any]:
+        return plane_flow(0, steps=200 if quick else 1500)
+
+    @functools.cache
+    def known(name: str) -> Known:
+        return by_quadrature(*trained(), readings[name], 101 if quick else 401)
+
+    def task(name: str, method: Method) -> Row:
+        return measured(("plane", name, "gaussian 0.3"), known(name), *trained(), readings[name], method, draws)
+
+    tasks: dict[str, Task] = {}
+    for name, reading in readings.items():
+        mala = inverse.mala(warm_up=50 if quick else 200, steps=50 if quick else 300)
+        for method in (mala,) if reading.linear is None else (inverse.constraint(), mala):
+            tasks[f"plane, {name}, gaussian 0.3, {method.name}"] = functools.partial(task, name, method)
+    return tasks
 
 
-def _run(
-    case: str, measurement: str, noise: str, known: Known, methods: list[Method], flow: Flow, params: Any,
-    reading: NoisyMeasurement, draws: int,
-) -> list[Row]:  # fmt: skip
-    rows = []
-    for method in methods:
-        found = infer(jax.random.key(0), flow, params, reading, method=method, num_samples=draws)
-        rows.append(judged(case, measurement, noise, known, found))
-        print({key: rows[-1][key] for key in ("case", "measurement", "noise", "method", "z_mean", "z_covariance")}, flush=True)
-    return rows
+def measured(
+    case: tuple[str, str, str], known: Known, flow: Flow, params: Any, reading: NoisyMeasurement, method: Method, draws: int
+) -> Row:
+    """The row of one method; the case is its name, the measurement's and the noise's."""
+    found = infer(jax.random.key(0), flow, params, reading, method=method, num_samples=draws)
+    return judged(*case, known, found)
 
 
 def main() -> None:
     """Run all cases and write results/known_posteriors.json."""
-    parser = argparse.ArgumentParser(prog="benchmarks.known_posteriors", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes; writes to runs/ in place of results/")
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
+    add_options(parser, NAME)
     options = parser.parse_args()
-    rows = linear_rows(options.quick) + plane_rows(options.quick)
-    write_results("known_posteriors", rows, seeds=[0, 1], directory=Path("runs") if options.quick else RESULTS)
+    measure_and_write(NAME, linear_tasks(options.quick) | plane_tasks(options.quick), options, seeds=[0, 1])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The bounds of variational methods against the evidence, where it is known (supplement, Appendix B.2).
 
-    python -m benchmarks.pregenerator_bound            # some minutes on two cores
-    python -m benchmarks.pregenerator_bound --quick    # fewer steps and draws; nothing written to results/
+    python -m benchmarks.pregenerator_bound                      # some minutes on two cores
+    python -m benchmarks.pregenerator_bound --max-seconds 200    # begins no row later; the same command goes on
+    python -m benchmarks.pregenerator_bound --quick              # fewer steps and draws; nothing written to results/
 
     joint bound  E log w   <=   importance-weighted bound  E log mean of K w   <=   log p(b),    w = p(u, b) / q(u)
 
@@ -12,25 +13,24 @@ of what the measurement left free. Cases: an affine flow (closed form) and a ben
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from pathlib import Path
+import functools
 from typing import Any
 
 import jax
 import numpy as np
 from scipy.special import logsumexp
 
+from benchmarks.kept_rows import Row, Task, add_options, measure_and_write
 from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of, plane_flow
 from benchmarks.known_posteriors import SHAPE, SIGMA, SPREAD, by_quadrature, operators, plane_readings
-from benchmarks.results_file import RESULTS, write_results
 from jaxflows import inverse
 from jaxflows.flows import Flow
 from jaxflows.inverse.infer import infer
+from jaxflows.inverse.method import Method
 from jaxflows.inverse.noise_extension import operator_matrix
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
 
-Row = dict[str, Any]
-
+NAME = "pregenerator_bound"
 # weights averaged before the logarithm is taken
 TOGETHER = 16
 
@@ -56,39 +56,59 @@ def bounds_of(log_weights: np.ndarray, log_evidence: float) -> Row:
     }  # fmt: skip
 
 
-def problems(quick: bool) -> Iterator[tuple[str, Flow, Any, NoisyMeasurement, float]]:
-    """Flows, readings and the logarithm of their evidence."""
+def measured(
+    case: str, flow: Flow, params: Any, reading: NoisyMeasurement, log_evidence: float, method: Method, draws: int,
+) -> Row:  # fmt: skip
+    """The row of one method on one problem."""
+    found = infer(jax.random.key(0), flow, params, reading, method=method, num_samples=draws)
+    scores = bounds_of(np.asarray(found.log_weights, float), log_evidence)
+    return {"case": case, "method": found.method, **scores, "seconds": found.seconds}
+
+
+def linear_tasks(methods: list[Method], draws: int) -> dict[str, Task]:
+    """An affine flow, its evidence in closed form."""
     flow, params = matrix_flow(SHAPE, seed=0, spread=SPREAD)
     moments = gaussian_of(flow, params)
+    tasks: dict[str, Task] = {}
     for name in ("entries", "gaussian", "average pooling"):
         operator = operators()[name]
         matrix = operator_matrix(operator).astype(float)
         values = matrix @ np.random.default_rng(1).multivariate_normal(*moments)
         reading = noisy_measurement(operator, values, noise=inverse.noise.gaussian(SIGMA))
         known = measured_of(*moments, matrix, SIGMA, np.asarray(reading.values, float))
-        yield f"linear, {name}", flow, params, reading, known[2]
-    bent, bent_params = plane_flow(0, steps=200 if quick else 1500)
+        for method in methods:
+            task = functools.partial(measured, f"linear, {name}", flow, params, reading, known[2], method, draws)
+            tasks[f"linear, {name}, {method.name}"] = task
+    return tasks
+
+
+def plane_tasks(methods: list[Method], draws: int, quick: bool) -> dict[str, Task]:
+    """A bent flow in the plane, its evidence by quadrature. It is trained when the first row is measured."""
     reading = plane_readings()["linear"]
-    yield "plane", bent, bent_params, reading, by_quadrature(bent, bent_params, reading, 101 if quick else 401).log_evidence
+
+    @functools.cache
+    def trained() -> tuple[Flow, Any, float]:
+        flow, params = plane_flow(0, steps=200 if quick else 1500)
+        return flow, params, by_quadrature(flow, params, reading, 101 if quick else 401).log_evidence
+
+    def task(method: Method) -> Row:
+        flow, params, log_evidence = trained()
+        return measured("plane", flow, params, reading, log_evidence, method, draws)
+
+    return {f"plane, {method.name}": functools.partial(task, method) for method in methods}
 
 
 def main() -> None:
     """Run all cases and write results/pregenerator_bound.json."""
-    parser = argparse.ArgumentParser(prog="benchmarks.pregenerator_bound", description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes; writes to runs/ in place of results/")
+    parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
+    add_options(parser, NAME)
     options = parser.parse_args()
     steps, draws = (100, 10 * TOGETHER) if options.quick else (1000, 64 * TOGETHER)
     fit = {"steps": steps, "num_draws": 32, "learning_rate": 5e-3}
-    rows = []
-    for case, flow, params, reading, log_evidence in problems(options.quick):
-        methods = [inverse.constraint(), inverse.pregenerator(**fit)]
-        # a log-determinant of a residual flow a draw and step: the ambient posterior is compared where it is cheap
-        for method in [*methods, inverse.ambient(**fit)] if flow.bijector.explicit else methods:
-            found = infer(jax.random.key(0), flow, params, reading, method=method, num_samples=draws)
-            scores = bounds_of(np.asarray(found.log_weights, float), log_evidence)
-            rows.append({"case": case, "method": found.method, **scores, "seconds": found.seconds})
-            print(rows[-1], flush=True)
-    write_results("pregenerator_bound", rows, seeds=[0, 1], directory=Path("runs") if options.quick else RESULTS)
+    methods = [inverse.constraint(), inverse.pregenerator(**fit)]
+    # a log-determinant of a residual flow a draw and step: the ambient posterior is compared where it is cheap
+    tasks = linear_tasks([*methods, inverse.ambient(**fit)], draws) | plane_tasks(methods, draws, options.quick)
+    measure_and_write(NAME, tasks, options, seeds=[0, 1])
 
 
 if __name__ == "__main__":

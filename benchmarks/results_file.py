@@ -60,6 +60,7 @@ def write_results(
     seeds: Sequence[int],
     command: str | None = None,
     directory: str | os.PathLike[str] = RESULTS,
+    quiet: bool = False,
 ) -> Path:
     """Print the rows as a table and write them with their environment to ``directory/NAME.json``, atomically.
 
@@ -70,18 +71,21 @@ def write_results(
         seeds: every seed the benchmark used.
         command: what reproduces it; this process's own command line when None.
         directory: where to write; made when missing.
+        quiet: print nothing.
 
     Returns:
         The path written.
     """
     plain = [{key: _plain(value) for key, value in row.items()} for row in rows]
-    print(table(plain), flush=True)
+    if not quiet:
+        print(table(plain), flush=True)
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     content = {"environment": environment(seeds=seeds, command=command), "rows": plain}
     path = directory / f"{name}.json"
     atomic_write(path, (json.dumps(content, indent=1, allow_nan=False) + "\n").encode())
-    print(f"written: {path}", flush=True)
+    if not quiet:
+        print(f"written: {path}", flush=True)
     return path
 
 

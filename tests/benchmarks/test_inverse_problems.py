@@ -74,12 +74,25 @@ def test_a_second_start_keeps_what_was_measured_and_other_methods_keep_their_row
         inverse_problems.main()
         return json.loads((tmp_path / "inverse_problems.json").read_text())["rows"]
 
-    first = start("--methods", "gaussian")
+    first = start("--methods", "gaussian", "--samples", "3")
     assert [row["method"] for row in first] == ["gaussian"]
     assert first[0]["evaluations"] == 0
+    assert first[0]["samples"] == 3
     assert first[0]["misfit"] < 1e-5
     assert 0.0 < first[0]["crps"] < 0.2
     monkeypatch.setattr(inverse_problems, "measured", lambda *arguments: None)
-    assert start("--methods", "gaussian", "sparse_haar") == first
+    assert start("--methods", "gaussian", "sparse_haar", "--samples", "3") == first
     assert start("--methods", "plmcmc") == first
+    # other sizes are another row, and one not reached leaves what there is
+    assert start("--methods", "gaussian", "--max-seconds", "0") == first
+    monkeypatch.setattr(inverse_problems, "measured", lambda *arguments: {"task": "inpainting_half", "method": "gaussian"})
+    assert start("--methods", "gaussian")[0].keys() == {"task", "method", "device"}
     capsys.readouterr()
+
+
+@pytest.mark.parametrize("option", [("--digits", "1"), ("--digits", "301"), ("--steps", "0")])
+def test_sizes_out_of_range_are_refused(option, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["inverse_problems", *option])
+    with pytest.raises(SystemExit):
+        inverse_problems.main()
+    assert "expected 2 to 300 digits and at least 1 of" in capsys.readouterr().err
