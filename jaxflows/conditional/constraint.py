@@ -23,6 +23,7 @@ from jax.tree_util import Partial
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.flows import Flow, check_event
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.krylov import solve_restricted
 from jaxflows.solvers.robust import robust
@@ -109,6 +110,7 @@ def _solve_fwd(flow: Flow, solver: ConstraintSolver, *arguments: Any) -> tuple[t
     return (solution, info), (params, observation, solution.y, start, inverse)
 
 
+@full_precision
 def _solve_bwd(flow: Flow, solver: ConstraintSolver, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     del solver
     params, observation, y, start, inverse = saved
