@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxflows.precision import full_precision
+
 
 class Observation(NamedTuple):
     """What was measured, as a pytree of arrays; ``vmap`` over it for a batch of different observations.
@@ -91,10 +93,12 @@ def _project_mask(observed: jax.Array, v: jax.Array) -> jax.Array:
     return jnp.where(observed, v, 0.0)
 
 
+@full_precision
 def _project_basis(basis: jax.Array, v: jax.Array) -> jax.Array:
     return (basis @ (v.reshape(-1) @ basis)).reshape(v.shape)
 
 
+@full_precision
 def _apply_matrix(matrix: jax.Array, v: jax.Array) -> jax.Array:
     return (matrix @ v.reshape(-1)).reshape(v.shape)
 
@@ -139,14 +143,17 @@ class LinearMeasurement(NamedTuple):
     measure: Partial
 
 
+@full_precision
 def _measure(matrix: jax.Array, y: jax.Array) -> jax.Array:
     return matrix @ y.reshape(-1)
 
 
+@full_precision
 def _pseudo_inverse(matrix: jax.Array, event_like: jax.Array, b: jax.Array) -> jax.Array:
     return (matrix @ b).reshape(event_like.shape)
 
 
+@full_precision
 def linear(operator: Any, event_shape: tuple[int, ...] | None = None, transpose: Any = None) -> LinearMeasurement:
     """Observe b = A y for a full-row-rank A, given as a matrix or as a function.
 

@@ -40,6 +40,7 @@ from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, p
 from jaxflows.flows import Flow
 from jaxflows.metrics.chain_convergence import bulk_ess, split_r_hat
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver
@@ -126,6 +127,7 @@ class _Settings(NamedTuple):
     thin: int
 
 
+@full_precision
 def mcmc_draws(
     key: jax.Array,
     flow: Flow,

@@ -28,6 +28,7 @@ from jax.tree_util import Partial
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.flows import Flow, check_event
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.krylov import solve_restricted
 from jaxflows.solvers.robust import robust
@@ -112,6 +113,7 @@ def _settled_fwd(flow: Flow, *arguments: Any) -> tuple[jax.Array, Any]:
     return y, (params, observation, y, inverse)
 
 
+@full_precision
 def _settled_bwd(flow: Flow, saved: Any, y_bar: jax.Array) -> tuple[Any, ...]:
     weights, _ = solve_restricted(flow, *saved[:3], y_bar, transpose=True, inverse=saved[3])
     # None is the cotangent zero of a whole argument

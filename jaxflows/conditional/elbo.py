@@ -31,6 +31,7 @@ from jaxflows.factory import factory
 from jaxflows.flows import Flow, standard_normal_log_prob
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.observation import mask
+from jaxflows.precision import full_precision
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, trace
 from jaxflows.solvers.krylov import restricted, solve_restricted
 
@@ -56,12 +57,14 @@ class Draw(NamedTuple):
     log_weight: jax.Array
 
 
+@full_precision
 def hidden_log_det(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
     """log|det G^HH(y)|, exactly. Cost: K JVPs and a K x K factorisation."""
     _, columns = hidden_columns(flow, params, where, y)
     return jnp.linalg.slogdet(hidden_block(where, columns))[1]
 
 
+@full_precision
 def log_det_gap(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
     """log|det G(y)| - log|det G^HH(y)| = -log|det J^OO|, exactly. Cost: `hidden_log_det` and the flow's own, exact."""
     return flow.bijector.forward(params, y)[1] - hidden_log_det(flow, params, where, y)
@@ -85,10 +88,10 @@ def _mean_over_probes(key: jax.Array, probes: int, one: Callable[[jax.Array], ja
 
 
 def _directional(flow: Flow, params: Params, y: jax.Array, direction: jax.Array) -> jax.Array:
-    """G(y) direction, moved back to event coordinates, differentiable in params and y."""
+    """G(y) direction, moved back to event coordinates, differentiable in params and y; in the precision that JAX is set to."""
 
     def encode(t: jax.Array) -> jax.Array:
-        return flow.bijector.move_back(flow.encode(params, t))
+        return flow.bijector.move_back(flow.bijector.transform(params, t))
 
     return jax.jvp(encode, (y,), (direction,))[1]
 
@@ -201,6 +204,7 @@ def _predicted(
     return jax.tree.map(lambda a, b: jnp.where(nearer, a, b), trace(flow, params, y), in_data), 5
 
 
+@full_precision
 def draw(
     eps: jax.Array,
     flow: Flow,

@@ -23,6 +23,7 @@ from jaxflows.conditional.partition import LEAST_OVERLAP, PARTITIONS, check_part
 from jaxflows.conditional.posteriors import Posterior, householder, is_anchored, reference
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
 from jaxflows.sharding import Devices, by_rows, replicated, row_mesh
 from jaxflows.solvers.equation import ConstraintSolver
@@ -65,6 +66,7 @@ class FitTrace(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4))
+@full_precision
 def _begin(
     flow: Flow, posterior: Posterior, mesh: Mesh | None, partition: str, max_hidden: int, params: Params,
     observations: Observation, y_observed: jax.Array, keys: jax.Array, theta: Any,
@@ -82,6 +84,7 @@ def _begin(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5, 6, 7, 8))
+@full_precision
 def _advance(
     flow: Flow, posterior: Posterior, mesh: Mesh | None, solver: ConstraintSolver, max_hidden: int,
     optimizer: optax.GradientTransformation, estimator: GradientEstimator, num_samples: int, path_derivative: bool,
@@ -132,6 +135,7 @@ def _advance(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
+@full_precision
 def _measure(
     flow: Flow, posterior: Posterior, mesh: Mesh | None, solver: ConstraintSolver, max_hidden: int, num_samples: int,
     params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, theta: Any, keys: jax.Array,

@@ -32,6 +32,7 @@ from jaxflows.conditional.posteriors import gauss_newton, hidden_normal_log_prob
 from jaxflows.conditional.sample import Draws, solves_in_all
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.largest import largest
 from jaxflows.solvers.robust import thorough_solver
@@ -47,6 +48,7 @@ DEGREES = 4.0
 SAME_EVENT = 1e-2
 
 
+@full_precision
 def draw_mixture(
     key: jax.Array,
     flow: Flow,

@@ -22,6 +22,7 @@ from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference,
 from jaxflows.conditional.hidden import Hidden
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.precision import full_precision
 
 STARTS = {"gauss_newton": gauss_newton_reference, "prior": prior_reference}
 
@@ -47,6 +48,7 @@ class Posterior(NamedTuple):
     learning_rate: float = 3e-2
 
 
+@full_precision
 def reference(
     posterior: Posterior, flow: Flow, params: Params, where: Hidden, y_observed: jax.Array, partition: str
 ) -> Reference:

@@ -16,6 +16,7 @@ from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import thorough_solver
 
@@ -42,6 +43,7 @@ class Draws(NamedTuple):
     solve: SolveInfo
 
 
+@full_precision
 def draw_samples(
     key: jax.Array,
     flow: Flow,

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo
+from jaxflows.precision import full_precision
 
 
 def standard_normal_log_prob(x: jax.Array) -> jax.Array:
@@ -39,14 +40,17 @@ class Flow(NamedTuple):
         """Fresh parameters, inside the invertibility constraint."""
         return self.bijector.init(key, self.event_shape)
 
+    @full_precision
     def encode(self, params: Params, y: jax.Array) -> jax.Array:
         """x = g(y), data to latent. Cost: ``bijector.blocks`` block evaluations."""
         return self.bijector.transform(params, y)
 
+    @full_precision
     def decode(self, params: Params, x: jax.Array) -> tuple[jax.Array, SolveInfo]:
         """y = g^{-1}(x), latent to data, with the inversion's report. Differentiable in both arguments."""
         return self.bijector.invert(params, x)
 
+    @full_precision
     def log_prob(self, params: Params, y: jax.Array) -> jax.Array:
         """log p(y) in nats, exact. Cost: d JVPs and an O(d^3) factorisation a residual block."""
         x, log_det = self.bijector.forward(params, y)

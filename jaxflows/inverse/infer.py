@@ -14,6 +14,7 @@ from jaxflows.flows import Flow
 from jaxflows.inverse.method import Method
 from jaxflows.inverse.method_table import METHODS
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, check_measurement
+from jaxflows.precision import full_precision
 
 
 class Inference(NamedTuple):
@@ -40,6 +41,7 @@ class Inference(NamedTuple):
     notes: tuple[str, ...]
 
 
+@full_precision
 def infer(
     key: jax.Array,
     flow: Flow,

@@ -16,6 +16,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from jaxflows.precision import full_precision
+
 # largest side of a Gram matrix for which the exact norm of a convolution is computed
 GRAM_LIMIT = 1024
 
@@ -24,6 +26,7 @@ def _unit(t: jax.Array) -> jax.Array:
     return t / jnp.maximum(jnp.linalg.norm(t), jnp.finfo(t.dtype).tiny)
 
 
+@full_precision
 def power_iteration(operator: Callable[[jax.Array], jax.Array], t: jax.Array, steps: int) -> tuple[jax.Array, jax.Array]:
     """Estimate ||A||_2 from below by ``steps`` power iterations on A^T A.
 
@@ -52,6 +55,7 @@ def dense_norm(weight: jax.Array) -> jax.Array:
     return jnp.linalg.norm(weight, ord=2)
 
 
+@full_precision
 def leading_vector(operator: Callable[[jax.Array], jax.Array], t: jax.Array, steps: int = 30) -> jax.Array:
     """The top right singular vector of A, by Lanczos on A^T A with full reorthogonalisation, restarted twice.
 
@@ -89,6 +93,7 @@ def leading_vector(operator: Callable[[jax.Array], jax.Array], t: jax.Array, ste
     return jax.lax.fori_loop(0, 3, one_round, t.reshape(-1)).reshape(t.shape)
 
 
+@full_precision
 def conv_norm(convolve: Callable[[jax.Array], jax.Array], kernel: jax.Array, shape: tuple[int, int, int]) -> jax.Array:
     """A bound on the norm of a zero-padded stride-1 convolution of an event of ``shape`` (height, width, channels).
 

@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from jaxflows.metrics.frechet import Moments, frechet_distance, moments_of
+from jaxflows.precision import full_precision
 
 CENTRE, SCALE = 0.1307, 0.3081
 # images shown to the extractor at once
@@ -127,6 +128,7 @@ def _in_parts(params: Any, images: np.ndarray, output: int) -> np.ndarray:
 
 
 @jax.jit
+@full_precision
 def _apply(params: Any, images: jax.Array) -> tuple[jax.Array, jax.Array]:
     return _classifier().apply({"params": params}, images)
 

@@ -14,6 +14,7 @@ from jax.tree_util import Partial
 from jaxflows.bijectors.base import Params, SolveInfo, carried
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
 from jaxflows.solvers.largest import largest
 
 
@@ -66,12 +67,14 @@ def default_tolerance(dtype: Any) -> float:
     return 1e-4 if jnp.finfo(dtype).bits <= 32 else 1e-10
 
 
+@full_precision
 def trace(flow: Flow, params: Params, y: jax.Array) -> Stack:
     """The stack of an event: every layer applied in turn. Cost: one pass."""
     last, path = flow.bijector.trace(params, y)
     return Stack(y, path, last)
 
 
+@full_precision
 def constraint_residual(flow: Flow, observation: Observation, x: jax.Array, x_hidden: jax.Array) -> jax.Array:
     """max |P_H(x - x_hidden)| on the latent side of the flow."""
     return largest(carried(flow.bijector, observation).hidden_part(x - x_hidden))

@@ -7,6 +7,8 @@ from typing import Any
 
 import jax
 
+from jaxflows.precision import full_precision
+
 Equation = Callable[[Any, jax.Array], jax.Array]
 
 
@@ -34,6 +36,7 @@ def implicit_root(
         return x
 
     @root.defjvp
+    @full_precision
     def root_jvp(primals: tuple[Any, jax.Array], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
         args, x = primals
         # x depends on args in the derivative too: this is what makes higher orders right

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.flows import Flow
+from jaxflows.precision import full_precision
 
 LinearMap = Callable[[jax.Array], jax.Array]
 
@@ -89,6 +90,7 @@ def linear_tolerance(dtype: Any) -> float:
     return 1e-5 if jnp.finfo(dtype).bits <= 32 else 1e-11
 
 
+@full_precision
 def restricted(flow: Flow, params: Params, observation: Any, y: jax.Array) -> tuple[LinearMap, LinearMap]:
     """v -> (P_H G P_H + P_O) v at y and its transpose, on event-shaped arrays, from one linearisation of ``encode``.
 

@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
+from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
 from jaxflows.sharding import Devices, gathered, replicated, row_mesh, shared_out
 from jaxflows.training.checkpoint import Checkpoints, Progress, structure
@@ -238,6 +239,7 @@ def mean_loss(
     """``params -> mean loss over rows 0 to count``, noise and probes the same every time."""
 
     @jax.jit
+    @full_precision
     def one(params: Params, number: jax.Array, part: Any) -> jax.Array:
         return loss(jax.random.fold_in(key, number), params, part)
 

@@ -1,0 +1,31 @@
+"""Which matrix products and convolutions of a program are left to the precision that JAX is set to."""
+
+from __future__ import annotations
+
+import jax
+
+_PRODUCTS = ("dot_general", "conv_general_dilated")
+
+
+def rounded_products(function, *arguments):
+    """The products of the traced function that a GPU would round, as text; those in loops and branches too."""
+    return [str(product) for product in _products(jax.make_jaxpr(function)(*arguments)) if not _full(product)]
+
+
+def _full(product):
+    precision = product.params["precision"]
+    each = precision if isinstance(precision, tuple) else (precision,)
+    return all(one == jax.lax.Precision.HIGHEST for one in each)
+
+
+def _products(value):
+    if hasattr(value, "jaxpr"):
+        yield from _products(value.jaxpr)
+    elif hasattr(value, "eqns"):
+        for equation in value.eqns:
+            if equation.primitive.name in _PRODUCTS:
+                yield equation
+            yield from _products(tuple(equation.params.values()))
+    elif isinstance(value, (tuple, list)):
+        for one in value:
+            yield from _products(one)
