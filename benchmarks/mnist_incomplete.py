@@ -99,8 +99,8 @@ SCALED = Sizes(
     },
 )  # fmt: skip
 FULL = Sizes(
-    60_000, 10_000, lambda: flows.residual_image(event_shape=(*SHAPE, 1), blocks=8, scales=3, channels=(128, 128)),
-    {"epochs": 5, "batch_size": 64, "learning_rate": 1e-3, "max_seconds": 240}, 16, 500,
+    60_000, 10_000, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512),
+    {"epochs": 40, "batch_size": 256, "learning_rate": 2e-3, "max_seconds": 240}, 16, 500,
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
         "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000}, "emflow": {"epochs": 5, "at_once": 256},
