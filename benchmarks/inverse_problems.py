@@ -223,14 +223,15 @@ def main() -> None:
         parser.error(f"expected 2 to 300 digits and at least 1 of samples, steps and draws; got {given}")
     sizes = (FULL if options.full else QUICK if options.quick else SCALED)._replace(**given)
     tasks = options.only or (["inpainting_half"] if options.quick else list(TASKS))
-    pairs = {(task, name): f"{task}_{name}_{'_'.join(map(str, sizes))}" for task in tasks for name in options.methods or METHODS}
+    pairs = {
+        (task, name): f"{task}_{name}_{'_'.join(map(str, sizes))}" for task in tasks for name in options.methods or METHODS
+    }
     earlier = {(row["task"], row["method"]): row for row in read_rows(NAME, output_dir(options))}
 
     def arrange(rows: Mapping[str, Row | None]) -> list[Row]:
         # a pair that was chosen but not reached keeps its row too
         found = [
-            rows[pairs[pair]] if pairs.get(pair) in rows else earlier.get(pair)
-            for pair in itertools.product(TASKS, METHODS)
+            rows[pairs[pair]] if pairs.get(pair) in rows else earlier.get(pair) for pair in itertools.product(TASKS, METHODS)
         ]
         return [row for row in found if row is not None]
 
