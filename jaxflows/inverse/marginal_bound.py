@@ -123,6 +123,6 @@ def marginal_log_weights(
         log_q = jax.vmap(lambda t: posterior.log_prob(theta, t))(everywhere)
         return jax.nn.logsumexp(log_p - log_tau) - jax.nn.logsumexp(log_q - log_tau)
 
-    values = jax.lax.map(one, (jax.random.split(k_inner, len(events)), events), batch_size=16)
+    values = jax.lax.map(one, (jax.random.split(k_inner, len(events)), events))
     densities = len(events) * (inner + 1) * (flow.bijector.blocks + posterior.bijector.blocks)
     return values, spent + densities
