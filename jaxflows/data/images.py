@@ -30,7 +30,7 @@ def load_images(folder: str | os.PathLike[str], *, pattern: str = "*", tile: int
         raise DataFileError(
             f"{folder}: expected images, {pattern!r} named {', '.join('*' + e for e in IMAGE_ENDINGS)}; got none"
         )
-    images = []
+    images: list[np.ndarray] = []
     for path in files:
         image = load_array(path, colour=True)
         if images and image.shape != images[0].shape:

@@ -35,9 +35,9 @@ def realnvp(
         context: entries of a vector that all networks see as well, 0 for none: a conditional flow. It stands among the
             parameters (`jaxflows.bijectors.coupling.given`).
     """
-    options = {"hidden": hidden, "blocks": blocks, "split": split, "bound": bound}
-    make = functools.partial(conditional_coupling, context=context) if context else affine_coupling
-    return flow_of(event_shape, chain(actnorm(over="event"), alternating(functools.partial(make, **options), layers)))
+    layer = functools.partial(conditional_coupling, context=context) if context else affine_coupling
+    make = functools.partial(layer, hidden=hidden, blocks=blocks, split=split, bound=bound)
+    return flow_of(event_shape, chain(actnorm(over="event"), alternating(make, layers)))
 
 
 @factory

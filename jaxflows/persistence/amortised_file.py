@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +36,7 @@ def save_amortised(
         "sigma": np.asarray(model.sigma).tolist(), "exact": model.exact,
         "measured": None if model.operator is None else measures_of_probe(model.operator).tolist(),
     }  # fmt: skip
-    dtype = "float64" if model.centre.dtype == jnp.float64 else "float32"
+    dtype: Literal["float32", "float64"] = "float64" if model.centre.dtype == jnp.float64 else "float32"
     save(path, model.family, model.theta, metadata={**(metadata or {}), _KEY: described}, dtype=dtype)
 
 
