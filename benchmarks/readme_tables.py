@@ -271,7 +271,8 @@ def known_posteriors(results: Path) -> str:
         ("case", text("case")), ("measurement", text("measurement")), ("noise", text("noise")), ("method", text("method")),
         ("error of the mean, deviations", number("error_mean", ".3f")), ("in standard errors", number("z_mean", ".1f")),
         ("error of the covariance, relative", number("error_covariance", ".3f")),
-        ("in standard errors", number("z_covariance", ".1f")), ("misfit", number("misfit", ".2g")),
+        ("in standard errors", number("z_covariance", ".1f")), ("two-sample p", number("two_sample_p", ".3f")),
+        ("misfit", number("misfit", ".2g")),
         ("evaluations a sample", number("evaluations_per_sample", ".3g")),
     ]  # fmt: skip
     return table(read_rows("known_posteriors", results), columns, "known_posteriors")
