@@ -109,7 +109,8 @@ def fit_amortised_pregenerator(
             ``jaxflows.data.mcar(10_000, event_shape, 0.5)`` or ``jaxflows.data.block``; or one linear measurement.
         noise: `jaxflows.inverse.noise.gaussian`, of one width for masks; None for exact measurements, which are smoothed by
             ``sigma``.
-        data: rows (N, *event) that events are drawn from; draws of the flow when None, of which there is no end.
+        data: rows (N, *event) that events are drawn from; draws of the flow when None, of which there is no end. A draw whose
+            decode does not converge is left out.
         family: a conditional flow over arrays of the latent's shape, with a context of 2 d entries (d for one operator);
             six affine couplings when None.
         steps, batch_size: of Adam, and pairs a step.
@@ -148,7 +149,8 @@ def fit_amortised_pregenerator(
     rows = None if data is None else _rows(data, flow)
     k_init, k_scale, k_steps = jax.random.split(key, 3)
     source = _Source(params, rows, masks, operator, width)
-    _, filled, _ = _pairs(flow, _PAIRS, k_scale, source._replace(masks=None if masks is None else jnp.ones_like(masks[:1])))
+    whole = source._replace(masks=None if masks is None else jnp.ones_like(masks[:1]))
+    filled = _pairs(flow, _PAIRS, k_scale, whole).filled
     spread = jnp.std(filled, axis=0)
     centre, spread = jnp.mean(filled, axis=0), jnp.where(spread > 1e-6 * jnp.max(spread), spread, 1.0)
     theta = jax.jit(family.init)(k_init)
@@ -178,26 +180,37 @@ class _Source(NamedTuple):
     sigma: jax.Array
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _pairs(flow: Flow, count: int, key: jax.Array, source: _Source) -> tuple[jax.Array, jax.Array, jax.Array | None]:
-    """Latents, A^+ b and masks of ``count`` pairs."""
+class _Pairs(NamedTuple):
+    """Latents, A^+ b, the masks, and whether the latents' events were found."""
 
-    def pair(k: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    z: jax.Array
+    filled: jax.Array
+    observed: jax.Array | None
+    sound: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _pairs(flow: Flow, count: int, key: jax.Array, source: _Source) -> _Pairs:
+    """``count`` pairs, every leaf with a leading axis."""
+
+    def pair(k: jax.Array) -> _Pairs:
         k_event, k_mask, k_noise = jax.random.split(k, 3)
         if source.rows is None:
             z = jax.random.normal(k_event, flow.latent_shape, source.sigma.dtype)
-            y = flow.decode(source.params, z)[0]
+            y, info = flow.decode(source.params, z)
+            sound = info.converged
+            y = jnp.where(sound, y, 0.0)
         else:
             y = source.rows[jax.random.randint(k_event, (), 0, len(source.rows))]
-            z = flow.encode(source.params, y)
+            z, sound = flow.encode(source.params, y), jnp.ones((), bool)
         if source.operator is not None:
             clean = source.operator.measure(y)
             b = clean + source.sigma * jax.random.normal(k_noise, clean.shape, clean.dtype)
-            return z, source.operator.pseudo_inverse(b), None
+            return _Pairs(z, source.operator.pseudo_inverse(b), None, sound)
         assert source.masks is not None
         observed = source.masks[jax.random.randint(k_mask, (), 0, len(source.masks))]
         b = y + source.sigma * jax.random.normal(k_noise, y.shape, y.dtype)
-        return z, jnp.where(observed, b, 0.0), observed
+        return _Pairs(z, jnp.where(observed, b, 0.0), observed, sound)
 
     return jax.vmap(pair)(jax.random.split(key, count))
 
@@ -224,12 +237,13 @@ def _advance(
     """Steps ``start`` to ``stop`` of ``(theta, optimizer's memory, losses)``."""
     optimizer = _optimizer(steps, learning_rate)
 
-    def loss(theta: Params, pairs: tuple[jax.Array, jax.Array, jax.Array | None]) -> jax.Array:
+    def loss(theta: Params, pairs: _Pairs) -> jax.Array:
         def log_q(z: jax.Array, filled: jax.Array, observed: jax.Array | None) -> jax.Array:
             eps, log_det = family.bijector.forward(given(theta, _context(*scale, filled, observed)), z)
             return standard_normal_log_prob(eps) + log_det
 
-        return -jnp.mean(jax.vmap(log_q)(*pairs))
+        values = jax.vmap(log_q)(pairs.z, pairs.filled, pairs.observed)
+        return -jnp.sum(jnp.where(pairs.sound, values, 0.0)) / jnp.maximum(jnp.sum(pairs.sound), 1)
 
     def step(number: jax.Array, state: Any) -> Any:
         theta, memory, losses = state

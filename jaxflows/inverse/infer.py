@@ -64,8 +64,8 @@ def infer(
         flow: the flow, static.
         params: its parameters.
         measurement: from `jaxflows.inverse.noisy_measurement`.
-        method: a name of `METHODS`, with that method's defaults; or made by its factory in `jaxflows.inverse`. 'gaussian' has
-            no default: its factory takes the Gaussian.
+        method: a name of `METHODS`, with that method's defaults; or made by its factory in `jaxflows.inverse`. 'gaussian' and
+            'amortised' have no default: their factories take the Gaussian, or the pre-generator.
         num_samples: S.
 
     Returns:

@@ -86,6 +86,14 @@ def marginal_log_weights(
 
     Cost: K + 1 exact densities of p and of q a sample, and max(256, 4 d) draws of q and O(d^3) for tau.
     """
+    with jax.default_matmul_precision("highest"):
+        return _log_weights(flow, posterior, inner, key, params, theta, measurement, sigma, events)
+
+
+def _log_weights(
+    flow: Flow, posterior: Flow, inner: int, key: jax.Array, params: Params, theta: Params, measurement: NoisyMeasurement,
+    sigma: float, events: jax.Array,
+) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     assert measurement.linear is not None
     observation, seen = measurement.linear.observation, measurement.values.size
     order = jnp.argsort(observation.observed.reshape(-1), stable=True)
@@ -99,12 +107,11 @@ def marginal_log_weights(
     fitted, spent = decode_all(posterior, theta, latents)
     flat = jax.vmap(coordinates)(fitted)
     mean = jnp.mean(flat, axis=0)
-    with jax.default_matmul_precision("highest"):
-        covariance = (flat - mean).T @ (flat - mean) / len(flat)
-        covariance = covariance + _RIDGE * jnp.trace(covariance) / flow.size * jnp.eye(flow.size, dtype=flat.dtype)
-        across = covariance[jnp.ix_(free, measured)]
-        gain = jax.scipy.linalg.solve(covariance[jnp.ix_(free, free)], across, assume_a="pos").T
-        factor = _WIDER * jnp.linalg.cholesky(covariance[jnp.ix_(measured, measured)] - gain @ across)
+    covariance = (flat - mean).T @ (flat - mean) / len(flat)
+    covariance = covariance + _RIDGE * jnp.trace(covariance) / flow.size * jnp.eye(flow.size, dtype=flat.dtype)
+    across = covariance[jnp.ix_(free, measured)]
+    gain = jax.scipy.linalg.solve(covariance[jnp.ix_(free, free)], across, assume_a="pos").T
+    factor = _WIDER * jnp.linalg.cholesky(covariance[jnp.ix_(measured, measured)] - gain @ across)
     volume = jnp.sum(jnp.log(jnp.diag(factor))) + 0.5 * seen * math.log(2 * math.pi)
 
     def one(inputs: tuple[jax.Array, jax.Array]) -> jax.Array:

@@ -28,9 +28,11 @@ def save_amortised(
         metadata: anything JSON can hold.
 
     Raises:
-        ValueError: as `jaxflows.save`.
+        ValueError: as `jaxflows.save`, and metadata with an entry of the pre-generator's own, 'amortised'.
         OSError: the folder is missing, full or not writable.
     """
+    if _KEY in (metadata or {}):
+        raise ValueError(f"expected metadata without the entry {_KEY!r}, which is the pre-generator's own; got one")
     described = {
         "centre": np.asarray(model.centre).tolist(), "spread": np.asarray(model.spread).tolist(),
         "sigma": np.asarray(model.sigma).tolist(), "exact": model.exact,

@@ -26,8 +26,8 @@ UNSEEN = ALL[::10]
 def fitted(measured, **options):
     context = SIZE if isinstance(measured, LinearMeasurement) else 2 * SIZE
     family = flows.realnvp(event_shape=(SIZE,), layers=4, hidden=32, blocks=1, context=context)
-    settings = {"noise": noise.gaussian(SIGMA), "family": family, "steps": 1000, "batch_size": 128}
-    settings |= {"learning_rate": 5e-3, "progress": False} | options
+    settings = {"noise": noise.gaussian(SIGMA), "family": family, "steps": 700, "batch_size": 128}
+    settings |= {"learning_rate": 1e-2, "progress": False} | options
     return inverse.fit_amortised_pregenerator(KEY, FLOW, PARAMS, measured, **settings)
 
 
@@ -79,10 +79,12 @@ def test_one_operator_and_rows_of_data(tmp_path):
     operator = measurements.gaussian((SIZE,), 2)
     matrix = np.asarray(jax.vmap(operator.measure)(np.eye(SIZE, dtype=np.float32))).T
     rows = np.random.default_rng(2).multivariate_normal(*MOMENTS, size=4000)
-    model, losses = fitted(operator, data=rows, steps=500)
+    model, losses = fitted(operator, data=rows, steps=300)
     assert np.mean(losses[-100:]) < np.mean(losses[:10])
     found, (_, _, evidence) = asked(model, operator, matrix)
     assert evidence - found.bound < 0.3
+    with pytest.raises(ValueError, match="expected metadata without the entry 'amortised'"):
+        save_amortised(tmp_path / "model.safetensors", model, metadata={"amortised": 1})
     # saved and loaded it answers the same, given its operator
     save_amortised(tmp_path / "model.safetensors", model, metadata={"note": "two"})
     again, metadata = load_amortised(tmp_path / "model.safetensors", operator)
