@@ -9,6 +9,10 @@ Cases: (a) 'linear': an affine flow of 2 x 2 x 3 events under every named linear
 posterior, and the moments of what results are compared with 0 and the identity, the largest deviation of any entry counting:
 `error_mean` in posterior standard deviations, `error_covariance` relative, and both in their own standard errors. Samples of
 the constraint method are weighted, those of others count alike. Without noise what the measurement left free is compared.
+
+`two_sample_p` is of the energy test (Szekely and Rizzo 2004) of as many draws against exact ones, which sees all of the
+distribution and not its moments alone. A draw that is weighted is kept with a chance of its weight over the largest, so that
+those kept count alike; `two_sample_draws` tells how many there were.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ SHAPE = (2, 2, 3)
 SIGMA = 0.2
 # entries that tell of each other: a method that never leaves the prior must show
 SPREAD = (0.1, 3.0)
+# draws of each kind put to the two-sample test, and how often they are exchanged
+TAKEN, EXCHANGES = 500, 999
 OBSERVED = np.arange(12).reshape(SHAPE) % 3 == 0
 # the methods beside ours run under these alone: what they do is the same under the others
 COMPARED = ("entries", "gaussian")
@@ -48,11 +54,13 @@ class Known(NamedTuple):
         mean: (d,).
         covariance: (d, d), singular where a measurement without noise leaves nothing free.
         log_evidence: log p(b) in nats.
+        draws: (N, d), exact; None where the posterior is Gaussian.
     """
 
     mean: np.ndarray
     covariance: np.ndarray
     log_evidence: float
+    draws: np.ndarray | None = None
 
 
 def operators() -> dict[str, LinearMeasurement]:
@@ -89,19 +97,51 @@ def standardised_errors(known: Known, samples: np.ndarray, log_weights: np.ndarr
         samples: (S, *event).
         log_weights: (S,).
     """
-    values, vectors = np.linalg.eigh(known.covariance)
-    free = values > 1e-8 * values.max()
-    flat = np.asarray(samples, float).reshape(len(samples), -1)
-    standard = (flat - known.mean) @ vectors[:, free] / np.sqrt(values[free])
+    standard = standardised(known, samples)
     weights = np.exp(np.asarray(log_weights, float) - np.max(log_weights))
     weights /= weights.sum()
-    products = (standard[:, :, None] * standard[:, None, :] - np.eye(free.sum())).reshape(len(standard), -1)
+    products = (standard[:, :, None] * standard[:, None, :] - np.eye(standard.shape[1])).reshape(len(standard), -1)
     row = {}
     for name, terms in (("mean", standard), ("covariance", products)):
         error = weights @ terms
         deviation = np.sqrt(weights**2 @ (terms - error) ** 2)
         row |= {f"error_{name}": float(np.abs(error).max()), f"z_{name}": float(np.max(np.abs(error) / deviation))}
     return row
+
+
+def standardised(known: Known, samples: np.ndarray) -> np.ndarray:
+    """Samples (S, *event) by the posterior's moments, in the directions in which it has any spread, (S, free)."""
+    values, vectors = np.linalg.eigh(known.covariance)
+    free = values > 1e-8 * values.max()
+    flat = np.asarray(samples, float).reshape(len(samples), -1)
+    return (flat - known.mean) @ vectors[:, free] / np.sqrt(values[free])
+
+
+def two_sample(known: Known, samples: np.ndarray, log_weights: np.ndarray, rng: np.random.Generator) -> Row:
+    """The energy test of draws against exact ones, `TAKEN` of each at most."""
+    chances = np.exp(np.asarray(log_weights, float) - np.max(log_weights))
+    ours = standardised(known, samples[rng.random(len(chances)) < chances][:TAKEN])
+    if known.draws is None:
+        exact = rng.standard_normal(ours.shape)
+    else:
+        exact = standardised(known, rng.choice(known.draws, len(ours), replace=False))
+    return {"two_sample_p": energy_test(ours, exact, rng), "two_sample_draws": len(ours)}
+
+
+def energy_test(ours: np.ndarray, exact: np.ndarray, rng: np.random.Generator) -> float:
+    """The p-value that two samples (n, features) are of one distribution, by exchanging them at random.
+
+        2 E|X - Y| - E|X - X'| - E|Y - Y'| = - s^T D s,     s = 1/n for one sample and -1/n for the other
+
+    D holds the distances of all points.
+    """
+    points = np.concatenate([ours, exact])
+    squares = np.sum(points**2, axis=1)
+    distances = np.sqrt(np.maximum(squares[:, None] + squares - 2 * points @ points.T, 0.0))
+    signs = np.repeat([1.0, -1.0], len(ours))
+    exchanged = np.stack([signs, *(rng.permutation(signs) for _ in range(EXCHANGES))])
+    energies = -np.sum((exchanged @ distances) * exchanged, axis=1)
+    return float(np.mean(energies >= energies[0] - 1e-9 * abs(energies[0])))
 
 
 def judged(case: str, measurement: str, noise: str, known: Known, found: Inference) -> Row:
@@ -112,6 +152,7 @@ def judged(case: str, measurement: str, noise: str, known: Known, found: Inferen
     return {
         "case": case, "measurement": measurement, "noise": noise, "method": found.method,
         **standardised_errors(known, np.asarray(found.samples), counted),
+        **two_sample(known, np.asarray(found.samples), counted, np.random.default_rng(2)),
         "misfit": float(jnp.sqrt(jnp.mean(found.misfit**2))), "log_evidence": known.log_evidence, "bound": found.bound,
         "ess_fraction": float(share.sum() ** 2 / (share**2).sum() / len(share)),
         "evaluations_per_sample": found.evaluations / len(weights), "samples": len(weights), "seconds": found.seconds,
@@ -144,7 +185,7 @@ def linear_tasks(quick: bool) -> dict[str, Task]:
 
 
 def by_quadrature(flow: Flow, params: Any, reading: NoisyMeasurement, points: int) -> Known:
-    """Moments and evidence of a posterior in the plane, on an even grid."""
+    """Moments, evidence and draws of a posterior in the plane, on an even grid."""
     side = np.linspace(-6.0, 6.5, points)
     grid = np.stack(np.meshgrid(side, side, indexing="ij"), axis=-1).reshape(-1, 2)
     log_joint = jax.jit(jax.vmap(lambda y: flow.log_prob(params, y) + log_likelihood(reading, 1.0, y)))
@@ -154,7 +195,10 @@ def by_quadrature(flow: Flow, params: Any, reading: NoisyMeasurement, points: in
     log_evidence = top + np.log(chances.sum() * (side[1] - side[0]) ** 2)
     chances /= chances.sum()
     mean = chances @ grid
-    return Known(mean, (grid - mean).T @ ((grid - mean) * chances[:, None]), float(log_evidence))
+    rng, step = np.random.default_rng(3), side[1] - side[0]
+    chosen = rng.choice(len(grid), 4 * TAKEN, p=chances)
+    draws = grid[chosen] + step * (rng.random((len(chosen), 2)) - 0.5)
+    return Known(mean, (grid - mean).T @ ((grid - mean) * chances[:, None]), float(log_evidence), draws)
 
 
 def plane_readings() -> dict[str, NoisyMeasurement]:
@@ -202,7 +246,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
     add_options(parser, NAME)
     options = parser.parse_args()
-    measure_and_write(NAME, linear_tasks(options.quick) | plane_tasks(options.quick), options, seeds=[0, 1])
+    measure_and_write(NAME, linear_tasks(options.quick) | plane_tasks(options.quick), options, seeds=[0, 1, 2, 3])
 
 
 if __name__ == "__main__":

@@ -271,10 +271,24 @@ def known_posteriors(results: Path) -> str:
         ("case", text("case")), ("measurement", text("measurement")), ("noise", text("noise")), ("method", text("method")),
         ("error of the mean, deviations", number("error_mean", ".3f")), ("in standard errors", number("z_mean", ".1f")),
         ("error of the covariance, relative", number("error_covariance", ".3f")),
-        ("in standard errors", number("z_covariance", ".1f")), ("misfit", number("misfit", ".2g")),
+        ("in standard errors", number("z_covariance", ".1f")), ("two-sample p", number("two_sample_p", ".3f")),
+        ("misfit", number("misfit", ".2g")),
         ("evaluations a sample", number("evaluations_per_sample", ".3g")),
     ]  # fmt: skip
     return table(read_rows("known_posteriors", results), columns, "known_posteriors")
+
+
+def pregenerator_bound(results: Path) -> str:
+    """The bounds of variational methods where the evidence is known."""
+    columns = [
+        ("case", text("case")), ("method", text("method")),
+        ("joint bound, nats", number("joint_bound", ".3f")), ("marginal bound", number("marginal_bound", ".3f")),
+        ("marginal less joint, on the same draws", number("gain_of_the_marginal", ".3f")),
+        ("its standard error", number("gain_std_error", ".3f")),
+        ("importance-weighted", number("weighted_bound", ".3f")), ("its standard error", number("weighted_std_error", ".3f")),
+        ("log p(b)", number("log_evidence", ".3f")), ("in order", text("ordered")),
+    ]  # fmt: skip
+    return table(read_rows("pregenerator_bound", results), columns, "pregenerator_bound")
 
 
 def inverse_problems(results: Path) -> str:
@@ -373,6 +387,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "mnist_density": densities("train_mnist_flow"),
     "peers": peers,
     "posteriors": posteriors,
+    "pregenerator_bound": pregenerator_bound,
     "scaling": scaling,
     "solvers": solvers,
     "solving": solving,

@@ -16,7 +16,8 @@ training   fit            maximum likelihood on complete data
            fit_by_em      the same by completing and fitting in turn
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
 models     save, load     one file a model, no code in it; ``save_incomplete`` and ``load_incomplete`` with the network and
-                          classifier that `fit_incomplete` trained
+                          classifier that `fit_incomplete` trained, ``save_amortised`` and ``load_amortised`` of a
+                          pre-generator trained once
 conditions complete       samples, mean and diagnostics of the missing part, row by row
            complete_by_mcmc the same by exact Markov chains: the reference for any posterior, slower
            observe        ``observe.mask`` and ``observe.linear``
@@ -26,7 +27,7 @@ conditions complete       samples, mean and diagnostics of the missing part, row
            posteriors     families of posteriors on the free latents
            fit_posterior  fit one of them by its variational bound
            solvers        the constraint solvers behind ``solve``
-inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of thirteen methods
+inverse    infer          draws from p(y | b) for any noisy measurement b of an event, by any of fourteen methods
            inverse        noisy measurements, noise models and the methods
 limit      hardness       the flow whose conditional samples would solve Boolean satisfiability
 results    data           reading files, shipped digits, named masks
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
     from jaxflows.flows import Flow
     from jaxflows.inverse.infer import infer
     from jaxflows.observation import Observation
-    from jaxflows.persistence import load, load_incomplete, save, save_incomplete
+    from jaxflows.persistence import load, load_amortised, load_incomplete, save, save_amortised, save_incomplete
     from jaxflows.training.fit import fit
     from jaxflows.training.fit_incomplete import fit_incomplete
     from jaxflows.training.monte_carlo_em import fit_by_em
@@ -77,6 +78,7 @@ __all__ = [
     "infer",
     "inverse",
     "load",
+    "load_amortised",
     "load_incomplete",
     "log_det",
     "measurements",
@@ -86,6 +88,7 @@ __all__ = [
     "posteriors",
     "predict_labels",
     "save",
+    "save_amortised",
     "save_incomplete",
     "solve",
     "solvers",
@@ -109,6 +112,7 @@ _PLACES = {
     "infer": "jaxflows.inverse.infer:infer",
     "inverse": "jaxflows.inverse",
     "load": "jaxflows.persistence:load",
+    "load_amortised": "jaxflows.persistence:load_amortised",
     "load_incomplete": "jaxflows.persistence:load_incomplete",
     "log_det": "jaxflows.log_det",
     "measurements": "jaxflows.measurements",
@@ -118,6 +122,7 @@ _PLACES = {
     "posteriors": "jaxflows.conditional.posteriors",
     "predict_labels": "jaxflows.training.predict_labels:predict_labels",
     "save": "jaxflows.persistence:save",
+    "save_amortised": "jaxflows.persistence:save_amortised",
     "save_incomplete": "jaxflows.persistence:save_incomplete",
     "solve": "jaxflows.conditional.constraint:solve",
     "solvers": "jaxflows.solvers",

@@ -47,6 +47,52 @@ def affine_coupling(
         parity: 0 changes the second half, or the odd entries; 1 the others. A body of both parities changes everything.
         bound: largest |log-scale| of one layer.
     """
+    options = Coupling(hidden, blocks, network, split, parity)
+    spec = describe("affine_coupling", **options._asdict(), bound=bound)
+    return coupling(spec, options, 2, *_affine(bound))
+
+
+@factory
+def conditional_coupling(
+    *, context: int, hidden: int, blocks: int = 2, split: str = "half", parity: int = 0, bound: float = 2.0
+) -> Bijector:
+    """`affine_coupling` whose dense network sees a vector c too: (t, r) = N(u_A, c), v_B = u_B exp(s) + t.
+
+    c stands among the parameters, as the leaf "context", zeros when fresh; `given` puts another there. So a flow of such
+    layers is, for any c, a flow like all others.
+
+    Args:
+        context: entries of c.
+        hidden, blocks, split, parity, bound: as `affine_coupling`.
+    """
+    if context < 1:
+        raise ValueError(f"expected context >= 1; got {context}")
+    options = Coupling(hidden, blocks, "dense", split, parity)
+    described = {"hidden": hidden, "blocks": blocks, "split": split, "parity": parity}
+    spec = describe("conditional_coupling", context=context, **described, bound=bound)
+    return coupling(spec, options, 2, *_affine(bound), context=context)
+
+
+def given(params: Params, context: jax.Array) -> Params:
+    """Parameters with ``context`` in every leaf "context", however many layers are stacked in it."""
+
+    def put(path: Any, leaf: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(context, leaf.shape) if getattr(path[-1], "key", None) == _CONTEXT else leaf
+
+    return jax.tree_util.tree_map_with_path(put, params)
+
+
+def context_size(params: Params) -> int | None:
+    """Entries of the context that parameters, or their shapes, have a place for; None where there is none."""
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    sizes = [leaf.shape[-1] for path, leaf in leaves if getattr(path[-1], "key", None) == _CONTEXT]
+    return sizes[0] if sizes else None
+
+
+_CONTEXT = "context"
+
+
+def _affine(bound: float) -> tuple[Elementwise, Elementwise]:
     if not bound > 0:
         raise ValueError(f"expected bound > 0; got {bound}")
 
@@ -58,9 +104,7 @@ def affine_coupling(
         log_scale = bound * jnp.tanh(numbers[..., 1] / bound)
         return (v - numbers[..., 0]) * jnp.exp(-log_scale), -log_scale
 
-    options = Coupling(hidden, blocks, network, split, parity)
-    spec = describe("affine_coupling", **options._asdict(), bound=bound)
-    return coupling(spec, options, 2, scaled, unscaled)
+    return scaled, unscaled
 
 
 @factory
@@ -89,7 +133,9 @@ class Coupling(NamedTuple):
     parity: int
 
 
-def coupling(spec: str, options: Coupling, numbers: int, forth: Elementwise, back: Elementwise) -> Bijector:
+def coupling(
+    spec: str, options: Coupling, numbers: int, forth: Elementwise, back: Elementwise, *, context: int = 0
+) -> Bijector:
     """A coupling layer of any elementwise map.
 
     Args:
@@ -98,6 +144,7 @@ def coupling(spec: str, options: Coupling, numbers: int, forth: Elementwise, bac
         numbers: how many numbers the map takes an entry.
         forth: ``(numbers, u) -> (v, log dv/du)`` elementwise, numbers of shape (*u.shape, numbers); the identity at 0.
         back: its inverse, ``(numbers, v) -> (u, log du/dv)``.
+        context: entries of a vector among the parameters that a dense network sees as well; 0 for none.
     """
     _check(options)
 
@@ -107,12 +154,17 @@ def coupling(spec: str, options: Coupling, numbers: int, forth: Elementwise, bac
 
     def init(key: jax.Array, shape: Shape) -> Params:
         halves = _halves(options.network, options.split, options.parity, shape)
-        return fresh_parameters(key, conditioner(halves), halves.kept(jnp.zeros(shape)))
+        kept = halves.kept(jnp.zeros(shape))
+        if not context:
+            return fresh_parameters(key, conditioner(halves), kept)
+        nothing = jnp.zeros(context, kept.dtype)
+        return {"network": fresh_parameters(key, conditioner(halves), jnp.concatenate([kept, nothing])), _CONTEXT: nothing}
 
     def run(elementwise: Elementwise, params: Params, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         halves = _halves(options.network, options.split, options.parity, u.shape)
-        changed = halves.changed(u)
-        output: Any = conditioner(halves).apply({"params": params}, halves.kept(u))
+        changed, kept = halves.changed(u), halves.kept(u)
+        network, seen = (params["network"], jnp.concatenate([kept, params[_CONTEXT]])) if context else (params, kept)
+        output: Any = conditioner(halves).apply({"params": network}, seen)
         image, log_slope = elementwise(output.reshape(*changed.shape, numbers), changed)
         return halves.join(u, image), halves.total(log_slope)
 
@@ -259,6 +311,7 @@ def _checkerboard(parity: int, shape: Shape) -> _Halves:
 
 
 EXAMPLES = {
+    "conditional_coupling": [(conditional_coupling(context=3, hidden=4, blocks=1, split="checkerboard"), (2, 3))],
     "affine_coupling": [
         (affine_coupling(hidden=5), (5,)),
         (affine_coupling(hidden=4, blocks=1, split="checkerboard", parity=1, bound=0.5), (3, 1)),

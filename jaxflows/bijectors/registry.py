@@ -21,6 +21,7 @@ FAMILIES = {
     "affine_coupling": "coupling",
     "beside": "beside",
     "chain": "chain",
+    "conditional_coupling": "coupling",
     "continuous": "continuous",
     "conv1x1": "conv1x1",
     "factor_out": "factor_out",
@@ -36,6 +37,7 @@ FAMILIES = {
     "spline_coupling": "spline",
     "squeeze": "squeeze",
     "sylvester": "sylvester",
+    "unsqueeze": "squeeze",
 }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -35,6 +37,32 @@ def squeeze(*, factor: int = 2) -> Bijector:
         t = v.reshape(height, width, inner, factor, factor)
         return t.transpose(0, 3, 1, 4, 2).reshape(height * factor, width * factor, inner)
 
+    return _moving(describe("squeeze", factor=factor), output_shape, move, move_back)
+
+
+@factory
+def unsqueeze(*, factor: int = 2) -> Bijector:
+    """The way back: (height, width, f^2 c) -> (f height, f width, c).
+
+    Args:
+        factor: f, whose square divides the channels.
+    """
+    squeezed = squeeze(factor=factor)
+
+    def output_shape(shape: Shape) -> Shape:
+        if len(shape) != 3 or shape[2] % factor**2:
+            raise ValueError(f"expected (height, width, channels) with channels divisible by {factor**2}; got {shape}")
+        return (shape[0] * factor, shape[1] * factor, shape[2] // factor**2)
+
+    return _moving(describe("unsqueeze", factor=factor), output_shape, squeezed.move_back, squeezed.move)
+
+
+def _moving(
+    spec: str, output_shape: Callable[[Shape], Shape], move: Callable[[jax.Array], jax.Array],
+    move_back: Callable[[jax.Array], jax.Array],
+) -> Bijector:  # fmt: skip
+    """A layer that moves entries and does nothing else."""
+
     def init(key: jax.Array, shape: Shape) -> Params:
         del key
         output_shape(shape)
@@ -53,9 +81,12 @@ def squeeze(*, factor: int = 2) -> Bijector:
         return jnp.zeros((), u.dtype)
 
     return layer(
-        spec=describe("squeeze", factor=factor), init=init, transform=transform, invert=invert, log_det=log_det,
-        output_shape=output_shape, move=move, move_back=move_back,
+        spec=spec, init=init, transform=transform, invert=invert, log_det=log_det, output_shape=output_shape, move=move,
+        move_back=move_back,
     )  # fmt: skip
 
 
-EXAMPLES = {"squeeze": [(squeeze(), (4, 2, 3)), (squeeze(factor=3), (3, 6, 1))]}
+EXAMPLES = {
+    "squeeze": [(squeeze(), (4, 2, 3)), (squeeze(factor=3), (3, 6, 1))],
+    "unsqueeze": [(unsqueeze(), (2, 1, 8))],
+}

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from jaxflows.cli.errors import CommandError
-from jaxflows.data import MASK_NAMES, DataFileError, load_array, load_digits_sample, load_mask, named_mask
+from jaxflows.data import MASK_NAMES, DataFileError, load_array, load_digits_sample, load_images, load_mask, named_mask
 
 SHIPPED = "shipped MNIST test digits"
 NAN_MASK = "NaN"
@@ -33,12 +33,18 @@ class Rows(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_data(path: Path | None, key: str | None) -> np.ndarray:
-    """The array of a data file as it is, the shipped digits without one; CommandError where it cannot be read."""
+def read_data(path: Path | None, key: str | None, *, files: str = "*", tile: int | None = None) -> np.ndarray:
+    """The array of a data file as it is, the shipped digits without one; CommandError where it cannot be read.
+
+    Args:
+        path: the file, or a folder of images.
+        key: which array of an .npz.
+        files, tile: as `jaxflows.data.load_images`, of a folder.
+    """
     if path is None:
         return load_digits_sample()[0]
     try:
-        return load_array(path, key=key)
+        return load_images(path, pattern=files, tile=tile) if path.is_dir() else load_array(path, key=key)
     except DataFileError as error:
         raise CommandError(str(error)) from None
 
@@ -60,6 +66,8 @@ def fit_rows(
     size = int(np.prod(event_shape))
     if array.shape == event_shape:
         array = array[None]
+    if event_shape[2:] == (1,) and array.shape[1:] == event_shape[:2]:
+        array = array[..., None]
     flat = array.ndim == 2 or len(event_shape) == 1
     if array.shape[1:] != event_shape and flat and array.ndim > 1 and int(np.prod(array.shape[1:])) == size:
         array = array.reshape(len(array), *event_shape)

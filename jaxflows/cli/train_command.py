@@ -1,8 +1,9 @@
-"""``jaxflows train``: train a residual flow on a data file, complete or with holes, and save it."""
+"""``jaxflows train``: train a flow on a data file or a folder of images, complete or with holes, and save it."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,22 @@ if TYPE_CHECKING:
 _PIXEL_SCALE = 255.0
 _PIXEL_NOISE = 0.05
 _EM_ROUNDS, _EM_EPOCHS = 10, 5
+_MOST_BITS = 8
+# of the flows of Whang et al. 2021, `jaxflows.flows.PAPER_SIZES`, which is not imported to read the options
+_PAPER = ("mnist", "cifar10", "celeba")
 
 _EPILOG = """examples:
   jaxflows train table.csv --output table.safetensors
   jaxflows train train-images-idx3-ubyte.gz --output digits.safetensors --hidden 200 --minutes 55 --checkpoint runs/digits
+  jaxflows train train-images-idx3-ubyte.gz --output base.safetensors --paper mnist --minutes 60
+  jaxflows train cifar10 --files 'train_*.webp' --tile 32 --output base.safetensors --paper cifar10 --hidden 32 --blocks 4
+  jaxflows train faces --output faces.safetensors --flow realnvp --bits 5
   jaxflows train --incomplete holes.csv --output table.safetensors --epochs 200 --metrics run.jsonl
   jaxflows train --incomplete rows.npz --key rows --mask-key observed --output rows.safetensors --posterior gauss_newton
+
+DATA may be a folder of images of one size. With --bits pixels are reduced to so many bits and their cells filled evenly
+(uniform dequantisation), and the loss held out is told in bits per dimension on that scale. --paper takes the sizes, bits,
+batch size and learning rate of a base model of Whang et al. 2021, where they are not given.
 
 With --checkpoint a run that was stopped goes on when the same command is given again.
 
@@ -40,30 +51,46 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser(
         "train",
         help="train a flow on complete rows, or on rows with holes",
-        description="Train a residual flow by maximum likelihood, and save it.",
+        description="Train a flow by maximum likelihood, and save it.",
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("data", type=Path, metavar="DATA", help=".npz, .npy, .csv or IDX")
+    parser.add_argument("data", type=Path, metavar="DATA", help=".npz, .npy, .csv or IDX, or a folder of images")
     parser.add_argument("--output", type=types.named(".safetensors"), required=True, metavar="MODEL", help="the model file")
     parser.add_argument("--key", metavar="NAME", help="which array of an .npz")
+    parser.add_argument("--files", metavar="PATTERN", help="which images of a folder (default: all)")
+    parser.add_argument("--tile", type=types.count(1), metavar="N", help="the images are sheets of N x N images")
     parser.add_argument("--rows", type=types.row_range, default=slice(0, None), metavar="BEGIN:END", help="default: all")
     parser.add_argument("--scale", type=types.positive, help="divide DATA by this (default: 8-bit images by 255)")
     parser.add_argument(
         "--noise", type=types.non_negative, metavar="STD",
         help="of normal noise added to every batch, after scaling (default: 0.05 for 8-bit images, else 0)",
     )  # fmt: skip
-    parser.add_argument("--blocks", type=types.count(1), default=8, metavar="N", help="residual blocks (default: 8)")
+    parser.add_argument("--bits", type=_bits, metavar="N", help="of a pixel, at most 8; in place of --scale and --noise")
     parser.add_argument(
-        "--hidden", type=types.widths, default=(128,), metavar="WIDTHS", help="of each block, as 128 or 128,64 (default: 128)"
+        "--flow",
+        choices=("residual", "realnvp"),
+        help="realnvp: multi-scale, of images, explicit both ways (default: residual)",
     )
+    parser.add_argument("--paper", choices=_PAPER, help="--flow realnvp of the sizes of Whang et al. 2021 for these data")
+    parser.add_argument(
+        "--blocks",
+        type=types.count(1),
+        metavar="N",
+        help="residual blocks; of realnvp, of each coupling's network (default: 8)",
+    )
+    parser.add_argument(
+        "--hidden", type=types.widths, metavar="WIDTHS",
+        help="of each block, as 128 or 128,64 (default: 128); of realnvp, channels (default: 32)",
+    )  # fmt: skip
+    parser.add_argument("--scales", type=types.count(1), metavar="N", help="of realnvp (default: 3)")
     parser.add_argument(
         "--epochs", type=types.count(1), metavar="N", help=f"default: 50; of each round of --posterior: {_EM_EPOCHS}"
     )
     parser.add_argument("--minutes", type=types.positive, help="stop after this time, the learning rate at 0 by then")
-    parser.add_argument("--batch-size", type=types.count(1), default=256, metavar="N", help="default: 256")
-    parser.add_argument("--learning-rate", type=types.positive, default=1e-3, metavar="RATE", help="peak (default: 0.001)")
+    parser.add_argument("--batch-size", type=types.count(1), metavar="N", help="default: 256")
+    parser.add_argument("--learning-rate", type=types.positive, metavar="RATE", help="peak (default: 0.001)")
     parser.add_argument("--validation", type=types.fraction, metavar="SHARE", help="of the rows held out (default: 0.1)")
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep checkpoints here, and go on from them")
     parser.add_argument(
@@ -86,22 +113,43 @@ def add_command(commands: Any) -> None:
     parser.set_defaults(run=run)
 
 
+def _bits(text: str) -> int:
+    bits = types.count(1)(text)
+    if bits > _MOST_BITS:
+        raise argparse.ArgumentTypeError(f"expected at most {_MOST_BITS} bits; got {text!r}")
+    return bits
+
+
 def run(options: argparse.Namespace) -> int:
     """Train and save. Returns 0, or 130 when interrupted."""
     from jaxflows.cli.input_rows import check_finite, fit_rows, read_data
 
     _check(options)
-    array = read_data(options.data, options.key)
+    _fill_in(options)
+    array = read_data(options.data, options.key, files=options.files or "*", tile=options.tile)
     if array.ndim < 2:
         raise CommandError(f"{options.data}: expected rows of events; got shape {array.shape}")
     eight_bit = array.dtype.name == "uint8"
+    if options.bits is not None and not eight_bit:
+        raise CommandError(f"--bits {options.bits}: expected 8-bit images; got numbers of type {array.dtype}")
+    if options.flow == "realnvp":
+        if array.ndim not in (3, 4):
+            raise CommandError(f"--flow realnvp: expected images (n, height, width) or with channels; got shape {array.shape}")
+        array = array[..., None] if array.ndim == 3 else array
     scale = (_PIXEL_SCALE if eight_bit else 1.0) if options.scale is None else options.scale
+    divisor = _PIXEL_SCALE
+    if options.bits is not None:
+        # of 8 bits as of fewer the cells fill [0, 1)
+        array, scale, divisor = array >> (_MOST_BITS - options.bits), 2.0**_MOST_BITS, 2.0**options.bits
+        options.noise = 0.0
     if options.noise is None:
         options.noise = _PIXEL_NOISE if eight_bit and not _by_rounds(options) else 0.0
     if options.scale is not None:
         array = (array / options.scale).astype("float32")
-    rows = fit_rows(array, options.data, array.shape[1:], options.rows, _PIXEL_SCALE, "its rows")
+    rows = fit_rows(array, options.data, array.shape[1:], options.rows, divisor, "its rows")
     notes, observed = list(rows.notes), None
+    if options.bits is not None:
+        notes = [f"{rows.source}: pixels of {options.bits} bits, spread evenly over their cells of [0, 1]"]
     if options.incomplete:
         observed = _observed(options, rows)
         if observed.all():
@@ -146,6 +194,37 @@ def _check(options: argparse.Namespace) -> None:
             raise CommandError(f"--{name}: not with --posterior {options.posterior.text}, which trains by rounds")
     if options.mask is not None:
         check_mask(options.mask)
+    if options.paper is not None and options.flow == "residual":
+        raise CommandError(f"--paper {options.paper}: only with --flow realnvp, which it implies")
+    realnvp = options.flow == "realnvp" or options.paper is not None
+    if realnvp and options.incomplete:
+        raise CommandError("--flow realnvp: not with --incomplete, which trains residual flows")
+    if options.scales is not None and not realnvp:
+        raise CommandError("--scales: only with --flow realnvp")
+    if realnvp and options.hidden is not None and len(options.hidden) > 1:
+        raise CommandError("--hidden: expected one number of channels with --flow realnvp")
+    bits = options.bits is not None or options.paper is not None
+    for name in ("scale", "noise", "incomplete"):
+        if bits and getattr(options, name):
+            raise CommandError(f"--{name}: not with --bits, which says how pixels are scaled and spread")
+    for name in ("files", "tile"):
+        if getattr(options, name) is not None and not options.data.is_dir():
+            raise CommandError(f"--{name}: expected a folder of images; got {options.data}")
+
+
+def _fill_in(options: argparse.Namespace) -> None:
+    """The options that were not given: those of the paper, or the defaults."""
+    given: dict[str, Any] = {"batch_size": 256, "learning_rate": 1e-3, "flow": "residual", "blocks": 8}
+    given |= {"hidden": (128,)} if options.flow != "realnvp" else {"hidden": (32,), "scales": 3}
+    if options.paper is not None:
+        from jaxflows.flows import PAPER_SIZES
+
+        sizes = PAPER_SIZES[options.paper]
+        given = {"bits": sizes.bits, "batch_size": sizes.batch_size, "learning_rate": sizes.learning_rate, "flow": "realnvp"}
+        given |= sizes.base | {"hidden": (sizes.base["hidden"],)}
+    for name, value in given.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
 
 
 def _observed(options: argparse.Namespace, rows: Rows) -> np.ndarray:
@@ -162,10 +241,19 @@ def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None,
     from jaxflows import flows
     from jaxflows.training.checkpoint import ForeignCheckpointError
 
-    flow = flows.residual(event_shape=rows.values.shape[1:], blocks=options.blocks, hidden=options.hidden)
+    event_shape = rows.values.shape[1:]
+    if options.flow == "residual":
+        flow = flows.residual(event_shape=event_shape, blocks=options.blocks, hidden=options.hidden)
+    else:
+        sizes = {"scales": options.scales, "blocks": options.blocks, "hidden": options.hidden[0]}
+        try:
+            flow = flows.realnvp_image(event_shape=event_shape, **sizes)
+        except ValueError as error:
+            raise CommandError(f"--scales {options.scales}: cannot divide images of {options.data}: {error}") from None
     metadata = {
         "data": options.data.name, "training_rows": len(rows.values), **scaling, "noise_std": options.noise,
         "batch_size": options.batch_size, "learning_rate": options.learning_rate, "seed": options.seed,
+        **({} if options.bits is None else {"bits": options.bits}),
     }  # fmt: skip
     try:
         if observed is None:
@@ -197,14 +285,16 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     """The arguments that `fit` and `fit_incomplete` share."""
     import jax
 
-    std = options.noise
+    std, cell = options.noise, None if options.bits is None else 2.0**-options.bits
 
     def add_noise(key: jax.Array, batch: jax.Array) -> jax.Array:
+        if cell is not None:
+            return batch + cell * jax.random.uniform(key, batch.shape, batch.dtype)
         return batch + std * jax.random.normal(key, batch.shape, batch.dtype)
 
     return {
         "epochs": options.epochs or 50, "batch_size": options.batch_size, "learning_rate": options.learning_rate,
-        "noise": add_noise if std else None, "validation": 0.1 if options.validation is None else options.validation,
+        "noise": add_noise if std or cell else None, "validation": 0.1 if options.validation is None else options.validation,
         "checkpoint_dir": options.checkpoint, "max_seconds": None if options.minutes is None else 60 * options.minutes,
         "progress": not options.quiet, "metrics": _metrics(options),
     }  # fmt: skip
@@ -245,8 +335,14 @@ def _fit_complete(options: argparse.Namespace, flow: Any, values: np.ndarray, me
 
     settings = _settings(options)
     params, report = fit(jax.random.key(options.seed), flow, values, **settings)
-    save(options.output, flow, params, metadata={**metadata, "epochs": settings["epochs"], **_ran(report)})
-    return _held_out(report, "")
+    metadata = {**metadata, "epochs": settings["epochs"], **_ran(report)}
+    if options.bits is None or not report.validation_losses.size:
+        save(options.output, flow, params, metadata=metadata)
+        return _held_out(report, "")
+    # log p of [0, 1]^d, less the volume of a cell
+    bits = float(report.validation_losses[-1]) / math.log(2.0) + options.bits
+    save(options.output, flow, params, metadata={**metadata, "bits_per_dimension": bits})
+    return f"{_held_out(report, '')}, {bits:.4f} bits per dimension of {options.bits}-bit pixels"
 
 
 def _fit_jointly(

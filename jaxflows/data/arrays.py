@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
 _IDX_TYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 
 
@@ -168,11 +170,7 @@ _Reader = Callable[[Path, bytes, "str | None", bool], np.ndarray]
 _READERS: dict[str, _Reader] = {
     "ubyte": _read_idx,
     ".idx": _read_idx,
-    ".png": _read_image,
-    ".jpg": _read_image,
-    ".jpeg": _read_image,
-    ".webp": _read_image,
-    ".bmp": _read_image,
+    **dict.fromkeys(IMAGE_ENDINGS, _read_image),
     ".npy": _read_npy,
     ".npz": _read_npz,
     ".csv": _read_csv,

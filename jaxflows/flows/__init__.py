@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from jaxflows.flows.nice_flows import nice
     from jaxflows.flows.planar_flows import planar
     from jaxflows.flows.radial_flows import radial
-    from jaxflows.flows.realnvp_flows import realnvp, realnvp_image
+    from jaxflows.flows.realnvp_flows import PAPER_SIZES, realnvp, realnvp_image, realnvp_latent
     from jaxflows.flows.residual_densenet_flows import residual_densenet, residual_densenet_image
     from jaxflows.flows.residual_flows import residual, residual_image
     from jaxflows.flows.sylvester_flows import sylvester
 
 __all__ = [
+    "PAPER_SIZES",
     "Flow",
     "check_event",
     "continuous",
@@ -38,6 +39,7 @@ __all__ = [
     "radial",
     "realnvp",
     "realnvp_image",
+    "realnvp_latent",
     "residual",
     "residual_densenet",
     "residual_densenet_image",
@@ -48,6 +50,7 @@ __all__ = [
 
 # factory -> module of this package
 _PLACES = {
+    "PAPER_SIZES": "realnvp_flows",
     "continuous": "continuous_flows",
     "glow": "glow_flows",
     "implicit": "implicit_flows",
@@ -58,6 +61,7 @@ _PLACES = {
     "radial": "radial_flows",
     "realnvp": "realnvp_flows",
     "realnvp_image": "realnvp_flows",
+    "realnvp_latent": "realnvp_flows",
     "residual": "residual_flows",
     "residual_densenet": "residual_densenet_flows",
     "residual_densenet_image": "residual_densenet_flows",

@@ -13,10 +13,13 @@ from jaxflows.lazy import lazy_names
 if TYPE_CHECKING:
     from jaxflows.inverse import noise
     from jaxflows.inverse.ambient_method import ambient
+    from jaxflows.inverse.amortised_method import amortised
+    from jaxflows.inverse.amortised_pregenerator import AmortisedPregenerator, fit_amortised_pregenerator
     from jaxflows.inverse.asim_method import asim
     from jaxflows.inverse.blackjax_methods import hmc, nuts
     from jaxflows.inverse.constraint_method import constraint
     from jaxflows.inverse.csgm_method import csgm
+    from jaxflows.inverse.flow_posterior import FlowPosterior
     from jaxflows.inverse.gaussian_method import gaussian
     from jaxflows.inverse.infer import Inference
     from jaxflows.inverse.langevin_method import langevin, mala
@@ -27,12 +30,16 @@ if TYPE_CHECKING:
     from jaxflows.inverse.sparse_method import sparse
 
 __all__ = [
+    "AmortisedPregenerator",
+    "FlowPosterior",
     "Inference",
     "NoisyMeasurement",
     "ambient",
+    "amortised",
     "asim",
     "constraint",
     "csgm",
+    "fit_amortised_pregenerator",
     "gaussian",
     "hmc",
     "langevin",
@@ -49,12 +56,16 @@ __all__ = [
 
 # name -> module:attribute; modules are not named as what they hold, since importing a module puts its name here
 _PLACES = {
+    "AmortisedPregenerator": "jaxflows.inverse.amortised_pregenerator:AmortisedPregenerator",
+    "FlowPosterior": "jaxflows.inverse.flow_posterior:FlowPosterior",
     "Inference": "jaxflows.inverse.infer:Inference",
     "NoisyMeasurement": "jaxflows.inverse.noisy_measurements:NoisyMeasurement",
     "ambient": "jaxflows.inverse.ambient_method:ambient",
+    "amortised": "jaxflows.inverse.amortised_method:amortised",
     "asim": "jaxflows.inverse.asim_method:asim",
     "constraint": "jaxflows.inverse.constraint_method:constraint",
     "csgm": "jaxflows.inverse.csgm_method:csgm",
+    "fit_amortised_pregenerator": "jaxflows.inverse.amortised_pregenerator:fit_amortised_pregenerator",
     "gaussian": "jaxflows.inverse.gaussian_method:gaussian",
     "hmc": "jaxflows.inverse.blackjax_methods:hmc",
     "langevin": "jaxflows.inverse.langevin_method:langevin",

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxflows.bijectors.base import Params
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
+from jaxflows.inverse.flow_posterior import FlowPosterior
 from jaxflows.inverse.method import Method, has_logit
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, log_likelihood
 from jaxflows.inverse.variational import Settings, Target, variational_method
@@ -25,6 +26,7 @@ def ambient(
     num_draws: int = 64,
     learning_rate: float = 1e-3,
     sigma: float = 0.05,
+    marginal_draws: int = 0,
 ) -> Method:
     """Fit a flow of events, which knows nothing of the frozen one, to the posterior.
 
@@ -34,12 +36,19 @@ def ambient(
 
     Args:
         family: a flow over events; affine couplings when None.
-        steps, num_draws, learning_rate, sigma: as `jaxflows.inverse.pregenerator`.
+        steps, num_draws, learning_rate, sigma, marginal_draws: as `jaxflows.inverse.pregenerator`.
 
     Cost: 2 ``steps`` x ``num_draws`` passes of the flow and of q, gradients counted, and the log-determinants.
     """
     settings = Settings(steps, num_draws, learning_rate, sigma)
-    return variational_method("ambient", _refuse, lambda flow: flow.event_shape, _target, family, settings)
+    return variational_method(
+        "ambient", _refuse, lambda flow: flow.event_shape, _target, _posterior, family, settings, marginal_draws
+    )
+
+
+def _posterior(flow: Flow, family: Flow, params: Params, theta: Params) -> FlowPosterior:
+    del flow, params
+    return FlowPosterior(family, theta)
 
 
 def _refuse(flow: Flow, measurement: NoisyMeasurement) -> str | None:

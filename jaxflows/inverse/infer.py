@@ -11,6 +11,8 @@ import jax
 
 from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
+from jaxflows.inverse.flow_posterior import FlowPosterior
+from jaxflows.inverse.marginal_bound import Marginal
 from jaxflows.inverse.method import Method
 from jaxflows.inverse.method_table import METHODS
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, check_measurement
@@ -29,6 +31,8 @@ class Inference(NamedTuple):
         seconds: wall time, compilation included where it happened.
         method: its name.
         notes: what was decided without being asked, and what went wrong, in full sentences.
+        posterior: the fitted q of a variational method, from which more samples and log q can be had; None otherwise.
+        marginal: the marginal bound beside the joint ``bound``, where the method was asked for one; None otherwise.
     """
 
     samples: jax.Array
@@ -39,6 +43,8 @@ class Inference(NamedTuple):
     seconds: float
     method: str
     notes: tuple[str, ...]
+    posterior: FlowPosterior | None
+    marginal: Marginal | None
 
 
 @full_precision
@@ -60,8 +66,8 @@ def infer(
         flow: the flow, static.
         params: its parameters.
         measurement: from `jaxflows.inverse.noisy_measurement`.
-        method: a name of `METHODS`, with that method's defaults; or made by its factory in `jaxflows.inverse`. 'gaussian' has
-            no default: its factory takes the Gaussian.
+        method: a name of `METHODS`, with that method's defaults; or made by its factory in `jaxflows.inverse`. 'gaussian' and
+            'amortised' have no default: their factories take the Gaussian, or the pre-generator.
         num_samples: S.
 
     Returns:
@@ -96,6 +102,8 @@ def infer(
         seconds=seconds,
         method=chosen.name,
         notes=outcome.notes,
+        posterior=outcome.posterior,
+        marginal=outcome.marginal,
     )
 
 

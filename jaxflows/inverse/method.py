@@ -10,6 +10,8 @@ import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
+from jaxflows.inverse.flow_posterior import FlowPosterior
+from jaxflows.inverse.marginal_bound import Marginal
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, misfit
 
 
@@ -23,6 +25,8 @@ class Outcome(NamedTuple):
         bound: on log p(b), in nats; NaN where there is none.
         evaluations: block evaluations.
         notes: full sentences.
+        posterior: the fitted q of a variational method.
+        marginal: its marginal bound, where asked for.
     """
 
     samples: jax.Array
@@ -31,6 +35,8 @@ class Outcome(NamedTuple):
     bound: jax.Array
     evaluations: jax.Array
     notes: tuple[str, ...]
+    posterior: FlowPosterior | None = None
+    marginal: Marginal | None = None
 
 
 class Method(NamedTuple):

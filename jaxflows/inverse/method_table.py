@@ -5,6 +5,7 @@ from __future__ import annotations
 # name -> (module of this package, factory)
 METHODS = {
     "ambient": ("ambient_method", "ambient"),
+    "amortised": ("amortised_method", "amortised"),
     "asim": ("asim_method", "asim"),
     "constraint": ("constraint_method", "constraint"),
     "csgm": ("csgm_method", "csgm"),

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of
-from benchmarks.known_posteriors import Known, by_quadrature, standardised_errors
+from benchmarks.known_posteriors import TAKEN, Known, by_quadrature, standardised_errors, two_sample
 from jaxflows import inverse, observe
 
 FACTOR = np.array([[1.0, 0.0, 0.0], [0.5, 0.8, 0.0], [0.2, -0.3, 0.6]])
@@ -32,11 +32,31 @@ def test_weights_undo_a_wrong_proposal_and_directions_without_spread_are_left_ou
     assert standardised_errors(known, draws, np.zeros(8000))["z_covariance"] > 5
 
 
+def test_the_two_sample_test_passes_exact_draws_and_sees_more_than_moments():
+    rng = np.random.default_rng(0)
+    known = Known(np.array([1.0, -1.0, 0.5]), FACTOR @ FACTOR.T, 0.0)
+    draws = known.mean + rng.standard_normal((1000, 3)) @ FACTOR.T
+    exact = two_sample(known, draws, np.zeros(1000), rng)
+    assert exact["two_sample_draws"] == TAKEN
+    assert exact["two_sample_p"] > 1e-3
+    # two modes with the moments of the posterior
+    split = 0.98 * rng.choice([-1.0, 1.0], (1000, 3)) + 0.2 * rng.standard_normal((1000, 3))
+    split = known.mean + split @ FACTOR.T
+    assert max(standardised_errors(known, split, np.zeros(1000))["z_mean"], 0) < 5
+    assert two_sample(known, split, np.zeros(1000), rng)["two_sample_p"] == 1e-3
+    # weights that undo a wrong spread
+    wide = known.mean + 1.3 * (draws - known.mean)
+    log_weights = -0.5 * np.sum(np.linalg.solve(FACTOR, (wide - known.mean).T) ** 2, axis=0) * (1 - 1 / 1.3**2)
+    assert two_sample(known, wide, log_weights, rng)["two_sample_p"] > 1e-3
+    assert two_sample(known, wide, np.zeros(1000), rng)["two_sample_p"] == 1e-3
+
+
 def test_quadrature_in_the_plane_agrees_with_the_closed_form():
     flow, params = matrix_flow((2,), seed=0)
     matrix = np.array([[0.6, 0.8]])
     reading = inverse.noisy_measurement(observe.linear(matrix), [0.5], noise=inverse.noise.gaussian(0.3))
     seen = by_quadrature(flow, params, reading, 301)
     meant = measured_of(*gaussian_of(flow, params), matrix, 0.3, jnp.array([0.5]))
-    for a, b in zip(seen, meant, strict=True):
+    for a, b in zip(seen[:3], meant, strict=True):
         np.testing.assert_allclose(a, b, atol=2e-3)
+    assert abs(seen.draws.mean(axis=0) - seen.mean).max() < 5 * np.sqrt(np.max(seen.covariance) / len(seen.draws))

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflows.bijectors.coupling import additive_coupling, affine_coupling, alternating
+from jaxflows.bijectors.coupling import (
+    additive_coupling,
+    affine_coupling,
+    alternating,
+    conditional_coupling,
+    context_size,
+    given,
+)
 
 SPLITS = [
     ("dense", "half", (5,)),
@@ -55,6 +62,21 @@ def test_the_checkerboard_and_the_half_lie_where_they_should():
     np.testing.assert_array_equal(where("conv", "checkerboard", (2, 3, 1))[..., 0], [[0, 1, 0], [1, 0, 1]])
 
 
+def test_a_context_is_put_into_every_copy_of_a_layer_and_changes_its_map():
+    layer = alternating(lambda parity: conditional_coupling(context=2, hidden=3, blocks=1, parity=parity), 4)
+    fresh = layer.init(jax.random.key(0), (5,))
+    assert context_size(fresh) == 2
+    assert context_size(affine_coupling(hidden=3).init(jax.random.key(0), (5,))) is None
+    params = given(_filled(layer, (5,)), jnp.array([1.0, -2.0]))
+    for half in params:
+        np.testing.assert_array_equal(half["context"], [[1.0, -2.0]] * 2)
+    u = jax.random.normal(jax.random.key(0), (5,))
+    v = layer.transform(params, u)
+    assert np.all(v != layer.transform(given(params, jnp.zeros(2)), u))
+    np.testing.assert_allclose(layer.invert(params, v)[0], u, atol=1e-5)
+    np.testing.assert_array_equal(layer.transform(given(fresh, jnp.ones(2)), u), u)
+
+
 @pytest.mark.parametrize("sign", [-1.0, 1.0])
 def test_a_log_scale_that_would_overflow_is_bounded_and_the_map_inverts(sign):
     layer = affine_coupling(hidden=3, blocks=1, bound=2.0)
@@ -86,6 +108,7 @@ def test_a_pass_counts_one_evaluation_of_the_network():
         (lambda: affine_coupling(hidden=3, split="stripes"), "'half' or 'checkerboard'; got 'stripes'"),
         (lambda: affine_coupling(hidden=3, parity=2), "parity 0 or 1; got 2"),
         (lambda: affine_coupling(hidden=3, bound=0.0), "bound > 0; got 0.0"),
+        (lambda: conditional_coupling(context=0, hidden=3), "context >= 1; got 0"),
         (lambda: affine_coupling(hidden=3).output_shape((1,)), "two entries to split; got shape \\(1,\\)"),
         (lambda: affine_coupling(hidden=3, network="conv").output_shape((4,)), "an image .*; got \\(4,\\)"),
         (lambda: affine_coupling(hidden=3, network="conv").output_shape((4, 4, 1)), "two channels to split; got \\(4, 4, 1\\)"),

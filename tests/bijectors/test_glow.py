@@ -79,12 +79,27 @@ def test_factoring_out_starts_its_inner_layers_on_the_part_they_see():
     np.testing.assert_array_equal(out[..., 2], batch[..., 2])
 
 
+def _paper_base(name):
+    sizes = flows.PAPER_SIZES[name]
+    return flows.realnvp_image(event_shape=sizes.image_shape, **sizes.base)
+
+
+def _paper_pregenerator(name):
+    flow = flows.realnvp_latent(latent_shape=_paper_base(name).latent_shape, **flows.PAPER_SIZES[name].pregenerator)
+    assert flow.event_shape == _paper_base(name).latent_shape
+    return flow
+
+
 @pytest.mark.parametrize(
     ("make", "shape", "blocks"),
     [
         (lambda: flows.glow(event_shape=(8, 8, 3), scales=2, steps=3, hidden=4, blocks=1), (4, 4, 12), 6),
         (lambda: flows.glow(event_shape=(2, 2, 1), scales=1, steps=2, hidden=4, blocks=1), (1, 1, 4), 2),
         (lambda: flows.realnvp_image(event_shape=(28, 28, 1)), (14, 14, 4), 20),
+        (lambda: _paper_base("cifar10"), (16, 16, 12), 44),
+        (lambda: _paper_pregenerator("mnist"), (14, 14, 4), 20),
+        (lambda: _paper_pregenerator("cifar10"), (16, 16, 12), 28),
+        (lambda: _paper_pregenerator("celeba"), (32, 32, 12), 20),
         (lambda: flows.realnvp_image(event_shape=(3, 5, 2), scales=1, layers=2, hidden=4, blocks=1), (3, 5, 2), 2),
     ],
 )
@@ -109,6 +124,7 @@ def test_image_flows_have_the_stated_latent_and_cost(make, shape, blocks):
         (lambda: flows.glow(event_shape=(16,)), "\\(height, width, channels\\).*got \\(16,\\)"),
         (lambda: flows.realnvp_image(event_shape=(7, 7, 1), scales=2), "divisible by 2; got \\(7, 7, 1\\)"),
         (lambda: flows.realnvp_image(event_shape=(8, 8, 1), scales=0), "scales >= 1; got 0"),
+        (lambda: flows.realnvp_latent(latent_shape=(4, 4, 3)), "channels divisible by 4; got \\(4, 4, 3\\)"),
     ],
 )
 def test_bad_options_and_shapes_are_refused_in_words(call, message):

@@ -53,7 +53,7 @@ def message(capsys, *arguments):
         (("infer", "--measurement", "blur:0"), "argument --measurement: expected a number > 0; got '0'"),
         (("infer", "--measurement", "fourier:2"), "argument --measurement: expected a number in (0, 1]; got '2'"),
         (("infer", "--measurement", "missing:2"), "argument --measurement: expected a missing fraction in [0, 1]"),
-        (("infer", "--method", "magic"), "argument --method: expected one of ambient, asim, constraint"),
+        (("infer", "--method", "magic"), "argument --method: expected one of ambient, amortised, asim, constraint"),
         (("infer", "--noise", "-1"), "argument --noise: expected a number >= 0; got '-1'"),
         (("infer", "--model", "imagenet"), "--model imagenet: neither a file nor one of mnist, digits"),
         (("infer", "--output", "no/such/p.png"), "--output no/such/p.png: cannot be written (No such file"),

@@ -3,7 +3,9 @@ import importlib
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxflows import flows
 from jaxflows.cli.main import main
 from jaxflows.persistence import load
 
@@ -76,3 +78,84 @@ def test_info_prints_events_size_bound_and_metadata(model, capsys):
     assert facts["parameters"].isdecimal()
     assert 0 < float(facts["Lipschitz bound"].removesuffix(" (certified)")) < 1
     assert facts["losses"] == "0, 1, 2, ..., 8 (9 numbers)"
+
+
+def folder_of_images(here, count=12, size=(8, 4), colours=3):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 256, (count, *size, colours), np.uint8)
+    (here / "faces").mkdir()
+    for number, image in enumerate(pixels):
+        Image.fromarray(image).save(here / "faces" / f"{number:02}.png")
+    return pixels
+
+
+def test_a_folder_of_images_trains_an_explicit_flow_in_bits_per_dimension(here, capsys):
+    pixels = folder_of_images(here)
+    options = ("--flow", "realnvp", "--bits", "5", "--scales", "1", "--hidden", "4", "--blocks", "1", "--validation", "0.4")
+    arguments = ["train", "faces", "--output", "m.safetensors", "--epochs", "2", "--batch-size", "4", *options]
+    assert main(arguments) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("faces: pixels of 5 bits, spread evenly over their cells of [0, 1]\n")
+    flow, _, metadata = load("m.safetensors")
+    assert flow.event_shape == pixels.shape[1:]
+    assert flow.bijector.explicit
+    assert (metadata["bits"], metadata["pixel_scale"]) == (5, 256)
+    bits = metadata["validation_losses"][-1] / np.log(2) + 5
+    assert metadata["bits_per_dimension"] == pytest.approx(bits)
+    assert f"{bits:.4f} bits per dimension of 5-bit pixels; wrote m.safetensors" in out
+    # noise has no better code than its own five bits
+    assert bits > 5
+
+
+def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_given(here, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 8, 8), np.uint8)
+    np.save(here / "pixels.npy", pixels)
+    seen = []
+
+    def stop(key, flow, data, *, noise, **settings):
+        seen.extend((flow, data, noise(key, np.zeros((500, 8, 8, 1), np.float32)), settings))
+        raise FloatingPointError("enough")
+
+    monkeypatch.setattr(importlib.import_module("jaxflows.training.fit"), "fit", stop)
+    arguments = ["train", "pixels.npy", "--output", "m.safetensors", "--paper", "mnist", "--bits", "3", "--scales", "2"]
+    assert main(arguments) == 2
+    flow, data, noise, settings = seen
+    np.testing.assert_array_equal(data, (pixels // 32)[..., None] / np.float32(8))
+    assert noise.min() >= 0
+    assert 0.124 < noise.max() < 0.125
+    assert (settings["batch_size"], settings["learning_rate"]) == (128, 1e-3)
+    assert flow is flows.realnvp_image(event_shape=(8, 8, 1), scales=2, blocks=8, hidden=32)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--bits", "9"), "expected at most 8 bits; got '9'"),
+        (("--bits", "5", "--noise", "0.1"), "--noise: not with --bits"),
+        (("--paper", "mnist", "--scale", "2"), "--scale: not with --bits"),
+        (("--scales", "2"), "--scales: only with --flow realnvp"),
+        (("--flow", "realnvp", "--hidden", "4,4"), "--hidden: expected one number of channels"),
+        (("--flow", "realnvp", "--incomplete"), "--flow realnvp: not with --incomplete"),
+        (("--flow", "residual", "--paper", "mnist"), "--paper mnist: only with --flow realnvp"),
+        (("--tile", "8"), "--tile: expected a folder of images; got table.csv"),
+        (("--bits", "5"), "--bits 5: expected 8-bit images; got numbers of type float64"),
+        (("--flow", "realnvp"), "--flow realnvp: expected images"),
+    ],
+)
+def test_options_of_image_flows_at_odds_are_one_line(table, capsys, more, message):
+    try:
+        status = main(["train", table, "--output", "m.safetensors", *more])
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert message in capsys.readouterr().err
+
+
+def test_images_that_scales_do_not_divide_and_an_odd_one_are_named(here, capsys):
+    folder_of_images(here, size=(6, 4))
+    arguments = ["train", "faces", "--output", "m.safetensors", "--flow", "realnvp"]
+    assert main(arguments) == 2
+    assert "--scales 3: cannot divide images of faces" in capsys.readouterr().err
+    Image.fromarray(np.zeros((5, 5), np.uint8)).save(here / "faces" / "05.png")
+    assert main(arguments) == 2
+    assert "05.png: expected an image of 6 x 4 pixels, as 00.png; got 5 x 5" in capsys.readouterr().err

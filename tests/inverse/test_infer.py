@@ -17,6 +17,7 @@ from jaxflows.inverse import infer as table
 from jaxflows.inverse import noise
 from jaxflows.inverse.infer import infer
 from jaxflows.inverse.langevin_method import _adjusted_chains
+from jaxflows.inverse.noisy_measurements import log_likelihood
 from jaxflows.inverse.sparse_method import _analysis, _synthesis
 from jaxflows.measurements import entries
 
@@ -38,6 +39,7 @@ def fitted_gaussian():
 # every method of the table, its options small
 SMALL = {
     "ambient": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2},
+    "amortised": {},
     "asim": {"steps": 20},
     "constraint": {},
     "csgm": {"steps": 600, "learning_rate": 0.05},
@@ -48,7 +50,7 @@ SMALL = {
     "map": {"steps": 400},
     "nuts": {"warm_up": 200, "steps": 20},
     "plmcmc": {"steps": 400, "sigma_a": 0.3, "sigma_p": 0.3},
-    "pregenerator": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2},
+    "pregenerator": {"steps": 400, "num_draws": 32, "learning_rate": 1e-2, "marginal_draws": 8},
     "sparse": {},
 }
 SAMPLERS = ("constraint", "gaussian", "hmc", "mala", "nuts")
@@ -65,8 +67,15 @@ def reading(name):
 
 @functools.cache
 def found(name):
-    method = table.factory_of(name)(**SMALL[name])
+    options = {"model": trained()} if name == "amortised" else SMALL[name]
+    method = table.factory_of(name)(**options)
     return infer(KEY, *problem(), reading(name), method=method, num_samples=300)
+
+
+@functools.cache
+def trained():
+    options = {"noise": noise.gaussian(SIGMA), "steps": 3, "batch_size": 8, "progress": False}
+    return inverse.fit_amortised_pregenerator(KEY, *problem(), observe.linear(MATRIX), **options)[0]
 
 
 GRID = np.linspace(-12.0, 12.0, 8001)
@@ -195,6 +204,26 @@ def test_variational_bounds_stay_below_the_evidence_and_their_weights_reach_it(n
     ratios = np.exp(weights - evidence)
     assert abs(ratios.mean() - 1.0) < 5 * ratios.std() / np.sqrt(len(ratios))
     np.testing.assert_allclose(result.bound, weights.mean(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["ambient", "amortised", "pregenerator"])
+def test_the_fitted_posterior_is_the_one_that_was_drawn_from(name):
+    (flow, params), result = problem(), found(name)
+    log_joint = jax.vmap(lambda y: flow.log_prob(params, y) + log_likelihood(reading(name), 1.0, y))(result.samples)
+    log_q = jax.vmap(result.posterior.log_prob)(result.samples)
+    np.testing.assert_allclose(log_joint - log_q, result.log_weights, atol=1e-3)
+    more = np.asarray(result.posterior.sample(jax.random.key(1), 300))
+    error = np.sqrt((more.var(axis=0) + np.var(result.samples, axis=0)) / 300)
+    assert np.all(np.abs(more.mean(axis=0) - np.mean(result.samples, axis=0)) < 5 * error)
+    assert found("mala").posterior is None
+
+
+def test_the_marginal_bound_stands_beside_the_joint_one():
+    result, (_, _, evidence) = found("pregenerator"), closed_form("pregenerator")
+    gain = np.asarray(result.marginal.log_weights - result.log_weights, float)
+    assert gain.mean() > -5 * gain.std() / np.sqrt(300)
+    assert result.bound < result.marginal.bound < evidence + 5 * np.std(result.marginal.log_weights) / np.sqrt(300)
+    assert found("ambient").marginal is None
 
 
 def test_point_estimates_are_those_of_their_objectives():
@@ -331,6 +360,7 @@ LOGIT = flows.residual(event_shape=(3,), blocks=1, hidden=4, logit=True)
             r"'gaussian' cannot serve this: expected a Gaussian of events of shape \(3,\); got one of \(28, 28\)",
             {"method": inverse.gaussian(metrics.load_mnist_gaussian())},
         ),
+        ("'amortised' cannot serve this: expected a pre-generator that was trained.*; got none", {"method": "amortised"}),
         (
             "'gaussian' cannot serve this: expected a linear measurement; got a function",
             {
