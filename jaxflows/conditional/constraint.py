@@ -24,6 +24,7 @@ from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.flows import Flow, check_event
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision
+from jaxflows.recomputation import kept
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.krylov import solve_restricted
 from jaxflows.solvers.robust import robust
@@ -106,6 +107,7 @@ def _solve(
 
 def _solve_fwd(flow: Flow, solver: ConstraintSolver, *arguments: Any) -> tuple[tuple[Solution, SolveInfo], Any]:
     solution, info = solver(flow, *arguments)
+    solution = solution._replace(y=kept(solution.y))
     params, observation, _, _, start, inverse = arguments
     return (solution, info), (params, observation, solution.y, start, inverse)
 
