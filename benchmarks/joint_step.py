@@ -136,9 +136,3 @@ def median_seconds(function: Callable[..., Any], *arguments: Any, repeats: int) 
         jax.block_until_ready(function(*arguments))
         seconds.append(time.perf_counter() - began)
     return float(np.median(seconds))
-
-
-def peak_bytes(program: Any) -> int:
-    """Memory that one device needs to run a compiled program: arguments, results and everything between."""
-    sizes = program.memory_analysis()
-    return int(sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes - sizes.alias_size_in_bytes)

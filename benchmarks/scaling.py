@@ -23,10 +23,11 @@ import jax
 import numpy as np
 
 from benchmarks.collectives import collectives
-from benchmarks.joint_step import joint_step, lowered_step, peak_bytes, timed_steps
+from benchmarks.joint_step import joint_step, lowered_step, timed_steps
 from benchmarks.results_file import RESULTS, write_results
 from jaxflows.data import mcar
 from jaxflows.flows import residual
+from jaxflows.memory import peak_bytes
 
 DEVICES = (1, 2, 4, 8)
 BATCHES = (16, 64, 256)

@@ -22,13 +22,14 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from benchmarks.joint_step import joint_step, lowered_step, median_seconds, peak_bytes, timed_steps
+from benchmarks.joint_step import joint_step, lowered_step, median_seconds, timed_steps
 from benchmarks.results_file import RESULTS, write_results
 from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.residual import residual_conv, residual_dense
 from jaxflows.data import load_digits_sample, mcar
 from jaxflows.flows import Flow, flow_of
+from jaxflows.memory import peak_bytes
 
 NOISE = 0.05
 

@@ -19,6 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxflows.recomputation import recomputed
+
 _AXIS = "rows"
 
 Devices = Sequence[jax.Device] | None
@@ -44,30 +46,45 @@ def row_mesh(devices: Devices, among: Sequence[jax.Device]) -> Mesh | None:
     return Mesh(np.array(chosen), (_AXIS,))
 
 
-def by_rows(function: Callable[[Any, Any], Any], mesh: Mesh | None) -> Callable[[Any, Any], Any]:
+def by_rows(function: Callable[[Any, Any], Any], mesh: Mesh | None, parts: int = 1) -> Callable[[Any, Any], Any]:
     """``(shared, rows) -> function(shared, rows)``, each device with its share of the rows and no word to the others.
 
     A batch that does not divide is filled up with copies of its first rows, whose results are dropped: that costs the time of
-    one row a device at most.
+    one row a device and part at most.
 
     Args:
         function: what it gives has a leading axis of rows in every leaf, as ``rows`` has, and each row's result depends on
             ``shared`` and on that row alone. It may close over static values, not over traced ones.
-        mesh: from `row_mesh`; None runs the function as it is.
+        mesh: from `row_mesh`; None runs the function on one device.
+        parts: micro-batches that a device takes one after another. A gradient then computes each again when it comes to it,
+            except for what is `jaxflows.recomputation.kept`, and adds their gradients up: memory is that of one of them.
     """
-    if mesh is None:
-        return function
-    spread, whole = PartitionSpec(_AXIS), PartitionSpec()
-    # without tracking of what varies between devices, which wants every loop's carry annotated
-    apart = jax.shard_map(function, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False)
+    if parts > 1:
+        function = _in_parts(function, parts)
+    if mesh is not None:
+        spread, whole = PartitionSpec(_AXIS), PartitionSpec()
+        # without tracking of what varies between devices, which wants every loop's carry annotated
+        function = jax.shard_map(function, mesh=mesh, in_specs=(whole, spread), out_specs=spread, check_vma=False)
+    divisor = parts * (1 if mesh is None else mesh.size)
 
     def run(shared: Any, rows: Any) -> Any:
         count = jax.tree.leaves(rows)[0].shape[0]
-        short = -count % mesh.size
+        short = -count % divisor
         if short == 0:
-            return apart(shared, rows)
+            return function(shared, rows)
         filling = np.arange(count + short) % count
-        return jax.tree.map(lambda leaf: leaf[:count], apart(shared, jax.tree.map(lambda leaf: leaf[filling], rows)))
+        return jax.tree.map(lambda leaf: leaf[:count], function(shared, jax.tree.map(lambda leaf: leaf[filling], rows)))
+
+    return run
+
+
+def _in_parts(function: Callable[[Any, Any], Any], parts: int) -> Callable[[Any, Any], Any]:
+    again = recomputed(function)
+
+    def run(shared: Any, rows: Any) -> Any:
+        cut = jax.tree.map(lambda leaf: leaf.reshape(parts, -1, *leaf.shape[1:]), rows)
+        done = jax.lax.map(lambda some: again(shared, some), cut)
+        return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), done)
 
     return run
 

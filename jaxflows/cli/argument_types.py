@@ -131,6 +131,17 @@ def _number(text: str, fits: Callable[[float], bool], wanted: str) -> float:
     return value
 
 
+def memory(text: str) -> str:
+    """A size in bytes with its unit: ``8GiB`` or ``500MB``."""
+    from jaxflows.memory import UNITS, memory_bytes
+
+    try:
+        memory_bytes(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a size as 8GiB, in one of {', '.join(UNITS)}; got {text!r}") from None
+    return text
+
+
 def row_range(text: str) -> slice:
     """``0:16`` (the end left out), ``16:`` or ``:16``, or one row ``3``."""
     begin, colon, end = text.partition(":")

@@ -97,6 +97,10 @@ def add_command(commands: Any) -> None:
         "--metrics", type=Path, metavar="PATH",
         help="the numbers of every step as they come: JSON lines in a file *.jsonl, or a folder of TensorBoard event files",
     )  # fmt: skip
+    parser.add_argument(
+        "--memory", type=types.memory, metavar="SIZE",
+        help="a ceiling for a training step, as 8GiB, kept by cutting its batch (default: none)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=types.count(0), default=0, metavar="S", help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     holes = parser.add_argument_group("rows with holes")
@@ -189,7 +193,7 @@ def _check(options: argparse.Namespace) -> None:
             raise CommandError(f"--{name.replace('_', '-')}: only with --incomplete")
     if options.rounds is not None and not _by_rounds(options):
         raise CommandError("--rounds: only with a --posterior that completes the rows")
-    for name in ("noise", "minutes", "validation"):
+    for name in ("noise", "minutes", "validation", "memory"):
         if _by_rounds(options) and getattr(options, name):
             raise CommandError(f"--{name}: not with --posterior {options.posterior.text}, which trains by rounds")
     if options.mask is not None:
@@ -239,6 +243,7 @@ def _observed(options: argparse.Namespace, rows: Rows) -> np.ndarray:
 
 def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None, scaling: dict[str, float]) -> int:
     from jaxflows import flows
+    from jaxflows.memory import MemoryLimitError
     from jaxflows.training.checkpoint import ForeignCheckpointError
 
     event_shape = rows.values.shape[1:]
@@ -263,6 +268,8 @@ def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None,
             summary = fit(options, flow, rows.values, observed, metadata)
     except FloatingPointError as error:
         raise CommandError(f"{options.data}: {error}") from None
+    except MemoryLimitError as error:
+        raise CommandError(f"--memory {options.memory}: {error}") from None
     except ForeignCheckpointError as error:
         raise CommandError(f"--checkpoint {options.checkpoint}: {error}") from None
     except ValueError as error:
@@ -296,7 +303,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "epochs": options.epochs or 50, "batch_size": options.batch_size, "learning_rate": options.learning_rate,
         "noise": add_noise if std or cell else None, "validation": 0.1 if options.validation is None else options.validation,
         "checkpoint_dir": options.checkpoint, "max_seconds": None if options.minutes is None else 60 * options.minutes,
-        "progress": not options.quiet, "metrics": _metrics(options),
+        "progress": not options.quiet, "metrics": _metrics(options), "memory_limit": options.memory,
     }  # fmt: skip
 
 

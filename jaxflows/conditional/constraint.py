@@ -29,6 +29,7 @@ from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.flows import Flow, check_event
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision
+from jaxflows.recomputation import kept
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack
 from jaxflows.solvers.krylov import solve_restricted
 from jaxflows.solvers.robust import robust
@@ -87,6 +88,7 @@ def solve_with_stack(
     known = observed_only(observation, y_observed)
     problem = jax.lax.stop_gradient((params, observation, known, x_hidden, start, inverse))
     solution, info = jax.lax.stop_gradient((robust() if solver is None else solver)(flow, *problem))
+    solution = solution._replace(y=kept(solution.y))
     # y_observed reaches the defect, y_hidden does not: its derivative is what the defect's is turned into
     defect = flow.bijector.move_back(x_hidden - flow.encode(params, observation.restore(solution.y, known)))
     y = _settled(flow, problem[0], observation, solution.y, observation.hidden_part(defect), inverse)
@@ -115,7 +117,8 @@ def _settled_fwd(flow: Flow, *arguments: Any) -> tuple[jax.Array, Any]:
 
 @full_precision
 def _settled_bwd(flow: Flow, saved: Any, y_bar: jax.Array) -> tuple[Any, ...]:
-    weights, _ = solve_restricted(flow, *saved[:3], y_bar, transpose=True, inverse=saved[3])
+    params, observation, y, inverse = saved
+    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True, inverse=inverse)
     # None is the cotangent zero of a whole argument
     return None, None, None, weights, None
 

@@ -32,6 +32,7 @@ from jaxflows.flows import Flow, standard_normal_log_prob
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.observation import mask
 from jaxflows.precision import full_precision
+from jaxflows.recomputation import kept
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, trace
 from jaxflows.solvers.krylov import restricted, solve_restricted
 
@@ -119,7 +120,7 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
             v = observation.hidden_part(jax.random.rademacher(k, y.shape, y.dtype))
             p, point = jax.lax.stop_gradient((params, y))
             w, _ = solve_restricted(flow, p, observation, point, v, transpose=True, inverse=inverse)
-            return jnp.vdot(jax.lax.stop_gradient(w), _directional(flow, params, y, v))
+            return jnp.vdot(kept(jax.lax.stop_gradient(w)), _directional(flow, params, y, v))
 
         return own.value - _mean_over_probes(k_probe, probes, one)
 
@@ -153,7 +154,7 @@ def nlade(*, probes: int = 1) -> GradientEstimator:
                 right = jax.jvp(lambda x: flow.decode(p, x)[0], (flow.encode(p, point),), (flow.bijector.move(v),))[1]
             else:
                 right, _ = solve_restricted(flow, p, nothing, point, v)
-            left, right = jax.lax.stop_gradient((left, right))
+            left, right = kept(jax.lax.stop_gradient((left, right)))
             return jnp.vdot(left, _directional(flow, params, y, right))
 
         return _mean_over_probes(key, probes, one)

@@ -25,6 +25,7 @@ import numpy as np
 from jaxflows.bijectors.base import LogDet
 from jaxflows.factory import factory
 from jaxflows.log_det.jacobian import exact_log_det
+from jaxflows.recomputation import kept
 
 Network = Callable[[Any, jax.Array], jax.Array]
 Estimator = Callable[..., LogDet]
@@ -99,7 +100,7 @@ def _trace_series(h: Network, tail: Tail, params: Any, u: jax.Array, draw: Draw)
 @_trace_series.defjvp
 def _trace_series_jvp(h: Network, tail: Tail, primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
     params, u, draw = primals
-    value, weighted = _series(h, tail, params, u, draw)
+    value, weighted = kept(_series(h, tail, params, u, draw))
 
     def bilinear(params: Any, u: jax.Array) -> jax.Array:
         return jnp.vdot(weighted, jax.jvp(lambda t: h(params, t), (u,), (draw[0],))[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from typing import Any
 
@@ -46,6 +47,7 @@ def fit(
     progress: bool = True,
     metrics: str | os.PathLike[str] | MetricsWriter | None = None,
     devices: Devices = None,
+    memory_limit: int | str | None = None,
 ) -> tuple[Params, FitReport]:
     """Train a flow by maximum likelihood on rows without holes.
 
@@ -89,12 +91,18 @@ def fit(
         devices: over which the rows of each batch are shared out, parameters being copied to all; None for all there are,
             those of other hosts too once ``jax.distributed`` is initialised (then every process makes the same call). Losses
             are the same on any number of them, up to the order of sums. A batch that does not divide is filled up.
+        memory_limit: bytes of each device that a step, and a validation, may take, as a number or as "8 GiB"; None for as many
+            as they need. Where the whole batch needs more it is cut into the fewest equal micro-batches that fit, taken one
+            after another, their gradients added up: noise and probes are those of the whole batch, and losses the same up to
+            the order of sums. Each cut that is tried is compiled, about four; ``report.micro_batches`` says which was taken.
+            The batch to come, which is sent while a step runs, is not counted.
 
     Returns:
         ``(params, report)``.
 
     Raises:
         ValueError, TypeError: arguments or data that do not fit, before anything is compiled.
+        MemoryLimitError: a step on a single row takes more than the limit, which is known before any step.
         FloatingPointError: a training loss that is not finite.
 
     Cost a step: ``batch_size * blocks`` times (2 + terms) block VJPs and one gradient of a JVP; memory does not grow
@@ -106,7 +114,7 @@ def fit(
     """
     options = RunOptions(
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience, checkpoint_dir,
-        checkpoint_every, max_seconds, progress, metrics, devices,
+        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit,
     )  # fmt: skip
     options.check()
     rows = check_rows(flow, data, "data", noisy=noise is not None)
@@ -123,8 +131,8 @@ def fit(
     state = options.state(params, optimizer)
     estimator = power_series(terms=8) if estimator is None else estimator
     mesh = options.mesh()
-    loss = negative_log_likelihood(flow, estimator, noise, mesh)
-    held_out_loss = negative_log_likelihood(flow, validation_estimator or estimator, noise, mesh)
+    loss = functools.partial(negative_log_likelihood, flow, estimator, noise, mesh)
+    held_out_loss = functools.partial(negative_log_likelihood, flow, validation_estimator or estimator, noise, mesh)
 
     def batch_of(some: np.ndarray) -> Batch:
         return lambda numbers: jnp.asarray(some[numbers], dtype_of(params))
@@ -135,11 +143,14 @@ def fit(
     }  # fmt: skip
     validate = None
     if len(held_out):
-        validate = mean_loss(held_out_loss, k_validation, batch_of(held_out), len(held_out), order.batch_size, mesh)
-    step = training_step(flow, loss, optimizer, schedule, k_step, ema_decay)
+        validate = mean_loss(options, held_out_loss, k_validation, params, batch_of(held_out), len(held_out), order.batch_size)
+
+    def step(parts: int) -> Any:
+        return training_step(flow, loss(parts), optimizer, schedule, k_step, ema_decay)
+
     ended = run(options, order, state, step, batch_of(rows), validate, description, "fit")
     chosen = settle(flow, ended.params)
-    return chosen, fit_report(ended.done, float(flow.bijector.lipschitz(chosen)), ended.resumed_at)
+    return chosen, fit_report(ended, float(flow.bijector.lipschitz(chosen)))
 
 
 def initial_params(key: jax.Array, flow: Flow, batch: np.ndarray, noise: Noise | None) -> Params:

@@ -89,6 +89,7 @@ def fit_incomplete(
     progress: bool = True,
     metrics: str | os.PathLike[str] | MetricsWriter | None = None,
     devices: Devices = None,
+    memory_limit: int | str | None = None,
 ) -> tuple[IncompleteModel, IncompleteReport]:
     """Train a flow and an amortised posterior together, on rows with holes.
 
@@ -117,7 +118,7 @@ def fit_incomplete(
         validation: share of the rows to hold out, or ``(data, observed)`` of others.
         validation_samples: draws a row of the validation bound, always the same.
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience,
-        checkpoint_dir, checkpoint_every, max_seconds, progress, metrics, devices: as in `fit`.
+        checkpoint_dir, checkpoint_every, max_seconds, progress, metrics, devices, memory_limit: as in `fit`.
 
     Returns:
         ``(model, report)``.
@@ -138,7 +139,7 @@ def fit_incomplete(
     """
     options = RunOptions(
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience, checkpoint_dir,
-        checkpoint_every, max_seconds, progress, metrics, devices,
+        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit,
     )  # fmt: skip
     options.check()
     if num_samples < 1 or validation_samples < 1:
@@ -171,26 +172,29 @@ def fit_incomplete(
     if labels is not None:
         start["head"] = fresh_head(flow.size, classes)
 
-    def loss(gradient: GradientEstimator | None, samples: int) -> Callable[..., dict[str, jax.Array]]:
+    def loss(gradient: GradientEstimator | None, samples: int, parts: int) -> Callable[..., dict[str, jax.Array]]:
         return joint_loss(
             flow, posterior, estimator=gradient, solver=solver, num_samples=samples, noise=noise, head_weight=head_weight,
-            mesh=options.mesh(),
+            mesh=options.mesh(), parts=parts,
         )  # fmt: skip
 
     validate = None
     if len(held_out.values):
-        bound = loss(None, validation_samples)
 
-        def held_out_loss(k: jax.Array, p: Any, batch: IncompleteBatch) -> jax.Array:
-            return bound(k, {"flow": p["flow"], "network": p["network"]}, batch)["loss"]
+        def held_out_loss(parts: int) -> Callable[[jax.Array, Any, IncompleteBatch], jax.Array]:
+            bound = loss(None, validation_samples, parts)
+            return lambda k, p, batch: bound(k, {"flow": p["flow"], "network": p["network"]}, batch)["loss"]
 
         validate = mean_loss(
-            held_out_loss, k_validation, held_out.batch(dtype), len(held_out.values), order.batch_size, options.mesh()
+            options, held_out_loss, k_validation, start, held_out.batch(dtype), len(held_out.values), order.batch_size
         )
-    step = constrained_step(
-        lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, loss(gradient, num_samples), transformation, schedule,
-        k_step, ema_decay,
-    )  # fmt: skip
+
+    def step(parts: int) -> Any:
+        return constrained_step(
+            lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, loss(gradient, num_samples, parts), transformation,
+            schedule, k_step, ema_decay,
+        )  # fmt: skip
+
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"),
         **held_out.digests("held_out"), "network": repr(posterior.network), "num_samples": num_samples,
@@ -207,13 +211,22 @@ def fit_incomplete(
         count = min(_HEAD_ROWS, order.steps_per_epoch * order.batch_size)
         draw = jax.jit(
             lambda k, batch: draw_rows(
-                k, flow, settled, posterior, batch, solver=solver, num_samples=1, noise=noise, log_det=lambda *_: jnp.zeros(())
+                k,
+                flow,
+                settled,
+                posterior,
+                batch,
+                solver=solver,
+                num_samples=1,
+                noise=noise,
+                log_det=lambda *_: jnp.zeros(()),
+                parts=ended.parts,
             )
         )
         head = PredictionHead(ended.params["head"], *_latent_moments(k_head, draw, some, count, order.batch_size))
     measured = ended.done.others or {}
     report = IncompleteReport(
-        run=fit_report(ended.done, float(flow.bijector.lipschitz(settled)), ended.resumed_at),
+        run=fit_report(ended, float(flow.bijector.lipschitz(settled))),
         exact=flow.size <= EXACT_SIZE,
         unconverged=np.asarray(measured["unconverged"]),
         evaluations=np.asarray(measured["evaluations"]),

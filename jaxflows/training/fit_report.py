@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxflows.training.checkpoint import Progress
+from jaxflows.training.loop import Ended
 
 
 class FitReport(NamedTuple):
@@ -22,6 +22,8 @@ class FitReport(NamedTuple):
         lipschitz: certified Lipschitz bound of the returned parameters.
         stopped: why it ended: 'epochs', 'patience' or 'max_seconds'.
         resumed_at: the step a checkpoint was taken up from; 0 for a fresh run.
+        micro_batches: parts that each step took its batch in, one after another; 1 without a memory limit.
+        step_bytes: memory of a step on one device, as compiled; None without a memory limit.
     """
 
     losses: np.ndarray
@@ -32,10 +34,13 @@ class FitReport(NamedTuple):
     lipschitz: float
     stopped: str
     resumed_at: int
+    micro_batches: int
+    step_bytes: int | None
 
 
-def fit_report(done: Progress, lipschitz: float, resumed_at: int) -> FitReport:
-    """The report of a run that has ended where ``done`` says."""
+def fit_report(ended: Ended, lipschitz: float) -> FitReport:
+    """The report of a run that has ended."""
+    done = ended.done
     return FitReport(
         losses=np.asarray(done.losses),
         validation_steps=np.asarray([number for number, _ in done.validation], int),
@@ -44,5 +49,7 @@ def fit_report(done: Progress, lipschitz: float, resumed_at: int) -> FitReport:
         seconds=done.seconds,
         lipschitz=lipschitz,
         stopped=str(done.finished),
-        resumed_at=resumed_at,
+        resumed_at=ended.resumed_at,
+        micro_batches=ended.parts,
+        step_bytes=ended.bytes,
     )

@@ -75,6 +75,7 @@ def draw_rows(
     noise: Noise | None = None,
     log_det: Callable[[jax.Array, Params, Hidden, jax.Array], jax.Array],
     mesh: Mesh | None = None,
+    parts: int = 1,
 ) -> AmortisedDraw:
     """``num_samples`` draws of every row, every leaf of shape (b, num_samples, ...).
 
@@ -87,6 +88,7 @@ def draw_rows(
         noise: ``(key, rows) -> rows``, entry by entry.
         log_det: ``(key, params, where, y) -> log|det G(y)| - log|det G^HH(y)|``.
         mesh: what rows are shared out over.
+        parts: micro-batches that each device takes its rows in.
     """
     k_noise, k_rows = jax.random.split(key)
     rows = batch.rows if noise is None else noise(k_noise, batch.rows)
@@ -106,7 +108,7 @@ def draw_rows(
 
         return jax.vmap(one)(jax.random.split(k, num_samples))
 
-    every = by_rows(lambda shared, some: jax.vmap(functools.partial(row, shared))(*some), mesh)
+    every = by_rows(lambda shared, some: jax.vmap(functools.partial(row, shared))(*some), mesh, parts)
     return every((params, held), (jax.random.split(k_rows, len(rows)), rows, batch.observed))
 
 
@@ -120,6 +122,7 @@ def joint_loss(
     noise: Noise | None,
     head_weight: float,
     mesh: Mesh | None = None,
+    parts: int = 1,
 ) -> Callable[[jax.Array, Any, IncompleteBatch], dict[str, jax.Array]]:
     """``(key, params, batch) -> {"loss", "bound", "unconverged", "evaluations"[, "cross_entropy"]}``.
 
@@ -135,6 +138,7 @@ def joint_loss(
         noise: as in `draw_rows`.
         head_weight: of the cross-entropy, in nats a row, beside the bound, in nats a dimension.
         mesh: what rows are shared out over.
+        parts: micro-batches that each device takes its rows in.
 
     The parameters are a dictionary of the "flow"'s, the "network"'s and, where there is one, the "head"'s.
     """
@@ -151,6 +155,7 @@ def joint_loss(
         drawn = draw_rows(
             key, flow, params["flow"], posterior._replace(params=params["network"]), batch,
             solver=solver, num_samples=num_samples, noise=noise, log_det=log_det, mesh=mesh,
+            parts=parts,
         )  # fmt: skip
         solved = drawn.info.converged
         bound = jnp.sum(jnp.where(solved, drawn.log_weight, 0.0)) / jnp.maximum(jnp.sum(solved), 1)

@@ -1,8 +1,8 @@
 """The loop of a training run, whatever is trained: options, schedule, steps, validations, checkpoints, progress.
 
 What a run is made of is a jitted step ``(state, batch, number, position) -> (state, losses)`` and a function that gathers a
-mini-batch. Everything random is a function of a key and the step number, so that a run taken up from a checkpoint gives the
-same numbers as one that was never stopped.
+mini-batch on the host: the next one is gathered and sent while the device steps. Everything random is a function of a key and
+the step number, so that a run taken up from a checkpoint gives the same numbers as one that was never stopped.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
+from jaxflows.memory import Fitting, fitting_program, memory_bytes
 from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
 from jaxflows.sharding import Devices, gathered, replicated, row_mesh, shared_out
@@ -50,6 +51,7 @@ class RunOptions(NamedTuple):
     progress: bool
     metrics: str | os.PathLike[str] | MetricsWriter | None
     devices: Devices
+    memory_limit: int | str | None = None
 
     def check(self) -> None:
         """Raise ValueError for options out of range or at odds."""
@@ -64,6 +66,7 @@ class RunOptions(NamedTuple):
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"expected max_seconds > 0; got {self.max_seconds}")
         metrics_writer(self.metrics)
+        self.limit()
         self.mesh()
 
     def check_held_out(self, count: int) -> None:
@@ -74,6 +77,10 @@ class RunOptions(NamedTuple):
     def mesh(self) -> Mesh | None:
         """What the rows of a batch are shared out over; None for one device."""
         return row_mesh(self.devices, jax.devices())
+
+    def limit(self) -> int | None:
+        """The bytes of a device that a step may take; None for as many as it needs."""
+        return None if self.memory_limit is None else memory_bytes(self.memory_limit)
 
     def order(self, key: jax.Array, size: int) -> BatchOrder:
         """The order of ``size`` rows."""
@@ -111,18 +118,22 @@ class Ended(NamedTuple):
         params: the average, or with patience the best average; inside the constraint once settled.
         done: what was done.
         resumed_at: the step a checkpoint was taken up from.
+        parts: micro-batches of a step.
+        bytes: memory of a step on one device; None where no limit was set.
     """
 
     params: Params
     done: Progress
     resumed_at: int
+    parts: int
+    bytes: int | None
 
 
 def run(
     options: RunOptions,
     order: BatchOrder,
     state: TrainState,
-    step: Callable[..., tuple[TrainState, Any]],
+    step: Callable[[int], Any],
     batch: Batch,
     validate: Callable[[Params], float] | None,
     description: Mapping[str, Any],
@@ -134,12 +145,15 @@ def run(
         options: checked.
         order: which rows each step sees.
         state: where a fresh run starts.
-        step: from `jaxflows.training.step`. What it returns beside the state is the loss, or a dictionary of numbers with
-            the loss under "loss", all of which are kept.
+        step: ``micro-batches -> step``, from `jaxflows.training.step`. What the step returns beside the state is the loss, or a
+            dictionary of numbers with the loss under "loss", all of which are kept.
         batch: ``row numbers -> mini-batch``.
         validate: ``averaged params -> loss`` on the rows held out; None when there are none.
         description: what the run is, in JSON values; a checkpoint of another is refused.
         label: of the progress bar.
+
+    Raises:
+        MemoryLimitError: a step on a single row takes more than the memory limit, before anything else is done.
     """
     done = Progress(0, 0.0, [], [], 0, None)
     with contextlib.ExitStack() as stack:
@@ -147,6 +161,7 @@ def run(
         first = jax.process_index() == 0
         mesh = options.mesh()
         state = replicated(state, mesh)
+        chosen = _fitting_step(options, order, state, step, batch)
         save = None
         if options.checkpoint_dir is not None:
             about = {**description, "arrays": structure(state)}
@@ -159,8 +174,23 @@ def run(
         )
         writer = metrics_writer(options.metrics) if first else None
         write = stack.enter_context(writing(writer, description, resumed_at))
-        state, done = _steps(options, order, state, done, step, batch, validate, save, write, bar)
-    return Ended(gathered(state.average if options.patience is None else state.best, mesh), done, resumed_at)
+        state, done = _steps(options, order, state, done, chosen.program, batch, validate, save, write, bar)
+    params = gathered(state.average if options.patience is None else state.best, mesh)
+    return Ended(params, done, resumed_at, chosen.parts, chosen.bytes)
+
+
+def _fitting_step(
+    options: RunOptions, order: BatchOrder, state: TrainState, step: Callable[[int], Any], batch: Batch
+) -> Fitting:
+    """The step, within the memory limit where there is one."""
+    limit, mesh = options.limit(), options.mesh()
+    if limit is None:
+        return Fitting(step(1), 1, None)
+    first = shared_out(batch(order.epoch(0)[0]), mesh)
+    return fitting_program(
+        lambda parts: step(parts).lower(state, first, np.int32(0), np.float32(0)).compile(),
+        -(-order.batch_size // (1 if mesh is None else mesh.size)), limit, "a training step",
+    )  # fmt: skip
 
 
 def _steps(
@@ -184,17 +214,18 @@ def _steps(
     validate_every = options.validate_every or order.steps_per_epoch
     checkpoint_every = options.checkpoint_every or order.steps_per_epoch
     start = time.monotonic() - done.seconds
-    epoch, batches, began = -1, np.empty((0, 0), int), time.monotonic()
+    began = time.monotonic()
     bar.update(number)
+    coming = (shared_out(batch(numbers), mesh) for numbers in order.starting_at(number))
+    following = next(coming) if finished is None else None
     while finished is None:
-        now, within = divmod(number, order.steps_per_epoch)
-        if now != epoch:
-            epoch, batches = now, order.epoch(now)
         share = number / total
         if max_seconds is not None:
             share = max(share, (time.monotonic() - start) / max_seconds)
         position = np.float32(share * total)
-        state, measured = step(state, shared_out(batch(batches[within]), mesh), np.int32(number), position)
+        state, measured = step(state, following, np.int32(number), position)
+        # gathered and sent while the device works: only the numbers below wait for it
+        following = next(coming) if number + 1 < total else None
         measured = measured if isinstance(measured, dict) else {"loss": measured}
         numbers = {name: float(value) for name, value in measured.items()}
         losses.append(numbers["loss"])
@@ -234,20 +265,55 @@ def _steps(
 
 
 def mean_loss(
-    loss: Callable[..., jax.Array], key: jax.Array, batch: Batch, count: int, batch_size: int, mesh: Mesh | None
+    options: RunOptions,
+    loss: Callable[[int], Callable[..., jax.Array]],
+    key: jax.Array,
+    params: Params,
+    batch: Batch,
+    count: int,
+    batch_size: int,
 ) -> Callable[[Params], float]:
-    """``params -> mean loss over rows 0 to count``, noise and probes the same every time."""
+    """``params -> mean loss over rows 0 to count``, noise and probes the same every time.
 
-    @jax.jit
-    @full_precision
-    def one(params: Params, number: jax.Array, part: Any) -> jax.Array:
-        return loss(jax.random.fold_in(key, number), params, part)
+    Args:
+        options: of the run: its memory limit holds here too.
+        loss: ``micro-batches -> loss``.
+        key: of noise and probes.
+        params: any, of the right shapes.
+        batch: ``row numbers -> mini-batch``.
+        count: rows in all.
+        batch_size: rows at once.
+
+    Raises:
+        MemoryLimitError: the loss of a single row takes more than the memory limit.
+    """
+    mesh, limit, at_once = options.mesh(), options.limit(), min(count, batch_size)
+
+    def program(parts: int) -> Any:
+        evaluate = loss(parts)
+
+        @jax.jit
+        @full_precision
+        def one(params: Params, number: jax.Array, part: Any) -> jax.Array:
+            return evaluate(jax.random.fold_in(key, number), params, part)
+
+        return one
+
+    parts, whole = 1, None
+    if limit is not None:
+        first = replicated(params, mesh), np.int32(0), shared_out(batch(np.arange(at_once)), mesh)
+        whole, parts, _ = fitting_program(
+            lambda parts: program(parts).lower(*first).compile(), -(-at_once // (1 if mesh is None else mesh.size)), limit,
+            "a validation",
+        )  # fmt: skip
+    one = program(parts)
 
     def mean(params: Params) -> float:
         total = 0.0
         for number, start in enumerate(range(0, count, batch_size)):
             rows = np.arange(start, min(start + batch_size, count))
-            total += len(rows) * float(one(params, np.int32(number), shared_out(batch(rows), mesh)))
+            run = one if whole is None or len(rows) < at_once else whole
+            total += len(rows) * float(run(params, np.int32(number), shared_out(batch(rows), mesh)))
         return total / count
 
     return mean

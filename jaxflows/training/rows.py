@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -87,6 +89,12 @@ class BatchOrder(NamedTuple):
         """Row numbers of one epoch, shape (steps_per_epoch, batch_size)."""
         order = np.asarray(jax.random.permutation(jax.random.fold_in(self.key, number), self.size))
         return order[: self.steps_per_epoch * self.batch_size].reshape(self.steps_per_epoch, self.batch_size)
+
+    def starting_at(self, number: int) -> Iterator[np.ndarray]:
+        """Row numbers of step ``number`` and all that follow, (batch_size,) each, without end."""
+        first, skipped = divmod(number, self.steps_per_epoch)
+        for epoch in itertools.count(first):
+            yield from self.epoch(epoch)[skipped if epoch == first else 0 :]
 
 
 def digest(rows: np.ndarray) -> str:
