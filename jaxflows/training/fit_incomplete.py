@@ -129,7 +129,7 @@ def fit_incomplete(
         FloatingPointError: a training loss that is not finite.
 
     Cost a step: ``batch_size * num_samples`` constraint solves, as many GMRES solves for the implicit gradient, and the
-    estimator's (NLADE: two more); for events of up to 32 entries a JVP an entry, for larger ones 40 products with G, for the
+    estimator's (NLADE: two more); for events of up to 32 entries a JVP an entry, for larger ones 24 products with G, for the
     value that is reported. Memory grows with neither depth of solve nor number hidden.
 
     Example:

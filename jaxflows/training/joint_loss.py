@@ -34,8 +34,9 @@ from jaxflows.training.step import Noise
 # events of at most this many entries have the values of their log-determinants taken exactly, a JVP an entry
 EXACT_SIZE = 32
 
-# terms of the power series and steps of Lanczos where values are estimated
-_TERMS = 20
+# terms of the power series and steps of Lanczos where values are estimated: in validation, and in the trace of training, where
+# the value steers nothing and 20 would cost as much as the gradient
+_TERMS, _TRAINING_TERMS = 20, 8
 
 
 class IncompleteBatch(NamedTuple):
@@ -52,15 +53,19 @@ class IncompleteBatch(NamedTuple):
     labels: jax.Array
 
 
-def gap_value(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
-    """log|det G(y)| - log|det G^HH(y)| without gradient, exact for events of at most `EXACT_SIZE` entries, else estimated."""
+def gap_value(key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, terms: int = _TERMS) -> jax.Array:
+    """log|det G(y)| - log|det G^HH(y)| without gradient, exact for events of at most `EXACT_SIZE` entries.
+
+    Of larger ones an estimate by ``terms`` terms of the power series and as many steps of Lanczos, a product with G a term
+    and two a step.
+    """
     params, y = jax.lax.stop_gradient((params, y))
     if flow.size <= EXACT_SIZE:
         return log_det_gap(flow, params, where, y)
     k_whole, k_hidden = jax.random.split(key)
-    _, whole = flow.bijector.estimate(k_whole, power_series(terms=_TERMS), params, y)
+    _, whole = flow.bijector.estimate(k_whole, power_series(terms=terms), params, y)
     push, pull = restricted(flow, params, where.observation, y)
-    return whole.value - stochastic_lanczos(push, pull, y.shape, k_hidden, steps=_TERMS, probes=1).value
+    return whole.value - stochastic_lanczos(push, pull, y.shape, k_hidden, steps=terms, probes=1).value
 
 
 def draw_rows(
@@ -145,7 +150,7 @@ def joint_loss(
 
     def log_det(k: jax.Array, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
         k_value, k_gradient = jax.random.split(k)
-        value = gap_value(k_value, flow, params, where, y)
+        value = gap_value(k_value, flow, params, where, y, _TERMS if estimator is None else _TRAINING_TERMS)
         if estimator is None:
             return value
         surrogate = estimator(k_gradient, flow, params, where, y, None)
