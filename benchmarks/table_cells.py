@@ -9,13 +9,14 @@ from benchmarks.results_file import Row
 Column = tuple[str, Callable[[Row], str]]
 
 
-def table(rows: Sequence[Row], columns: Sequence[Column], source: str) -> str:
+def table(rows: Sequence[Row], columns: Sequence[Column], source: str, folder: str = "") -> str:
     """Rows as a Markdown table with the file they come from below it, or a line saying how to make that file."""
+    file = f"benchmarks/results/{folder}{source}.json"
     if not rows:
-        return f"*Not measured yet: `python -m benchmarks.{source}` writes `benchmarks/results/{source}.json`.*"
+        return f"*Not measured yet: `python -m benchmarks.{source}` writes `{file}`.*"
     lines = ["| " + " | ".join(head for head, _ in columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
-    return "\n".join([*lines, "", f"<sub>From `benchmarks/results/{source}.json`.</sub>"])
+    return "\n".join([*lines, "", f"<sub>From `{file}`.</sub>"])
 
 
 def number(key: str, form: str = ".3g", factor: float = 1.0) -> Callable[[Row], str]:
