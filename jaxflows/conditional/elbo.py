@@ -29,6 +29,7 @@ from jaxflows.conditional.hidden import Hidden, hidden_block, hidden_columns
 from jaxflows.conditional.posteriors import Posterior
 from jaxflows.factory import factory
 from jaxflows.flows import Flow, standard_normal_log_prob
+from jaxflows.for_each_key import for_each_key
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.observation import mask
 from jaxflows.precision import full_precision
@@ -85,7 +86,7 @@ def exact() -> GradientEstimator:
 
 
 def _mean_over_probes(key: jax.Array, probes: int, one: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    return jnp.mean(jax.vmap(one)(jax.random.split(key, probes)))
+    return jnp.mean(for_each_key(one, key, probes))
 
 
 def _directional(flow: Flow, params: Params, y: jax.Array, direction: jax.Array) -> jax.Array:

@@ -22,6 +22,7 @@ from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.partition import LEAST_OVERLAP, PARTITIONS, check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, householder, is_anchored, reference
 from jaxflows.flows import Flow
+from jaxflows.for_each_key import for_each_key
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
@@ -106,7 +107,7 @@ def _advance(
             )  # fmt: skip
             return jnp.where(drawn.info.converged, drawn.log_weight, 0.0), drawn.info.converged
 
-        values, converged = jax.vmap(one)(jax.random.split(k, num_samples))
+        values, converged = for_each_key(one, k, num_samples)
         return -jnp.sum(values) / jnp.maximum(jnp.sum(converged), 1), jnp.mean(1.0 - converged)
 
     def row_step(params: Params, theta: Any, inner: Any, observation: Any, known: Any, start: Any, moves: Any, k: Any) -> Any:
@@ -152,7 +153,7 @@ def _measure(
             )  # fmt: skip
             return jnp.where(drawn.info.converged, drawn.log_weight, jnp.nan)
 
-        return jax.vmap(one)(jax.random.split(k, num_samples))
+        return for_each_key(one, k, num_samples)
 
     every = by_rows(lambda shared, rows: jax.lax.map(functools.partial(row, shared), rows), mesh)
     return every(params, (observations, y_observed, starts, theta, keys))

@@ -24,6 +24,7 @@ import numpy as np
 
 from jaxflows.bijectors.base import LogDet
 from jaxflows.factory import factory
+from jaxflows.for_each_key import for_each_key
 from jaxflows.log_det.jacobian import exact_log_det
 from jaxflows.recomputation import kept
 
@@ -139,7 +140,7 @@ def power_series(*, terms: int = 10, probes: int = 1, probe: str = "rademacher")
         def one(k: jax.Array) -> jax.Array:
             return _trace_series(h, _always_reached, params, u, (draw_probe(k, u.shape, u.dtype), last))
 
-        value, error = _mean_and_error(jax.vmap(one)(jax.random.split(key, probes)))
+        value, error = _mean_and_error(for_each_key(one, key, probes))
         return LogDet(value, error, truncation_bound(lipschitz, u.size, terms, u.dtype))
 
     return estimate
@@ -179,7 +180,7 @@ def russian_roulette(
             extra = jnp.floor(jnp.log(jax.random.uniform(k_stop, minval=1e-30)) / jnp.log(q)).astype(jnp.int32)
             return _trace_series(h, tail, params, u, (draw_probe(k_probe, u.shape, u.dtype), exact_terms + extra))
 
-        value, error = _mean_and_error(jax.vmap(one)(jax.random.split(key, probes)))
+        value, error = _mean_and_error(for_each_key(one, key, probes))
         return LogDet(value, error, jnp.zeros_like(value))
 
     return estimate

@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import LogDet
+from jaxflows.for_each_key import for_each_key
 from jaxflows.log_det.estimators import PROBES, truncation_bound
 
 Operator = Callable[[jax.Array], jax.Array]
@@ -80,7 +81,7 @@ def stochastic_lanczos(
         return jnp.vdot(start, start) * jnp.sum(terms)
 
     with jax.default_matmul_precision("highest"):
-        values = _value_only(jax.vmap(one)(jax.random.split(key, probes)))
+        values = _value_only(for_each_key(one, key, probes))
     spread = jnp.std(values, ddof=1) if probes > 1 else jnp.full((), jnp.inf, dtype)
     return LogDet(jnp.mean(values), spread / math.sqrt(probes), _bound(size, count, condition, dtype))
 

@@ -22,6 +22,7 @@ from jaxflows.conditional.amortised import Amortised, AmortisedDraw, amortised_d
 from jaxflows.conditional.elbo import GradientEstimator, log_det_gap
 from jaxflows.conditional.hidden import Hidden, hidden
 from jaxflows.flows import Flow
+from jaxflows.for_each_key import for_each_key
 from jaxflows.log_det.estimators import power_series
 from jaxflows.log_det.lanczos import stochastic_lanczos
 from jaxflows.networks.prediction_head import head_loss
@@ -111,7 +112,7 @@ def draw_rows(
             gap = lambda completed: log_det(k_trace, params, where, completed)  # noqa: E731
             return amortised_draw(eps, flow, params, Amortised(network, *arrays), known, observed, solver, gap)
 
-        return jax.vmap(one)(jax.random.split(k, num_samples))
+        return for_each_key(one, k, num_samples)
 
     every = by_rows(lambda shared, some: jax.vmap(functools.partial(row, shared))(*some), mesh, parts)
     return every((params, held), (jax.random.split(k_rows, len(rows)), rows, batch.observed))
