@@ -128,11 +128,12 @@ def fit(
     k_init, k_split, k_order, k_step, k_validation = jax.random.split(key, 5)
     if np.ndim(validation) == 0:
         # by their numbers: rows on a disk stay there
+        held_out = rows
         numbers, others = hold_out(k_split, np.arange(len(rows)), float(validation))
-        held_out = rows[others]
     else:
-        numbers, held_out = np.arange(len(rows)), check_rows(flow, validation, "validation", noisy=noise is not None)
-    options.check_held_out(len(held_out))
+        held_out = check_rows(flow, validation, "validation", noisy=noise is not None)
+        numbers, others = np.arange(len(rows)), np.arange(len(held_out))
+    options.check_held_out(len(others))
 
     order = options.order(k_order, len(numbers))
     optimizer, schedule = options.transformation(order)
@@ -148,18 +149,12 @@ def fit(
 
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), "data": digest(rows),
-        "held_out": digest(held_out), **options.description(key, order),
+        "held_out": digest(others if held_out is rows else held_out), **options.description(key, order),
     }  # fmt: skip
     validate = None
-    if len(held_out):
+    if len(others):
         validate = mean_loss(
-            options,
-            held_out_loss,
-            k_validation,
-            params,
-            batch_of(held_out, np.arange(len(held_out))),
-            len(held_out),
-            order.batch_size,
+            options, held_out_loss, k_validation, params, batch_of(held_out, others), len(others), order.batch_size
         )
 
     def step(parts: int) -> Any:
