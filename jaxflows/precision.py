@@ -18,20 +18,34 @@ from typing import ParamSpec, TypeVar
 
 import jax
 
+# names of `at_precision` that training takes, the finest first
+PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+
 _Arguments = ParamSpec("_Arguments")
 _Value = TypeVar("_Value")
 
 
-def full_precision(function: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
-    """``function``, whatever it traces being traced under ``jax.default_matmul_precision("highest")``.
+def at_precision(precision: str | None, function: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
+    """``function``, whatever it traces being traced at a precision of products that JAX knows by name.
 
     A derivative keeps the precision of what it is the derivative of, except for hand-written rules, which JAX may trace long
     after: they need this too.
+
+    Args:
+        precision: as ``jax.default_matmul_precision`` takes it; None for what JAX is set to.
+        function: any.
     """
+    if precision is None:
+        return function
 
     @functools.wraps(function)
     def run(*args: _Arguments.args, **kwargs: _Arguments.kwargs) -> _Value:
-        with jax.default_matmul_precision("highest"):
+        with jax.default_matmul_precision(precision):
             return function(*args, **kwargs)
 
     return run
+
+
+def full_precision(function: Callable[_Arguments, _Value]) -> Callable[_Arguments, _Value]:
+    """``function`` with no factor of a product rounded."""
+    return at_precision("highest", function)

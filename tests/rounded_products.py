@@ -8,8 +8,12 @@ _PRODUCTS = ("dot_general", "conv_general_dilated")
 
 
 def rounded_products(function, *arguments):
-    """The products of the traced function that a GPU would round, as text; those in loops and branches too."""
-    return [str(product) for product in _products(jax.make_jaxpr(function)(*arguments)) if not _full(product)]
+    """The products of the traced function that a GPU would round, by name and dtypes; those in loops and branches too."""
+    return [_text(product) for product in _products(jax.make_jaxpr(function)(*arguments)) if not _full(product)]
+
+
+def _text(product):
+    return " ".join([product.primitive.name, *(factor.aval.dtype.name for factor in product.invars)])
 
 
 def _full(product):

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 
 from jaxflows import flows, observe
+from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.constraint import solve
-from jaxflows.conditional.elbo import ESTIMATORS, draw
+from jaxflows.conditional.elbo import ESTIMATORS, draw, nlade
 from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.mixture import draw_mixture
 from jaxflows.conditional.posteriors import householder, mean_field, reference
 from jaxflows.conditional.sample import draw_samples
+from jaxflows.networks.inference_network import DenseInference
+from jaxflows.networks.prediction_head import fresh_head
 from jaxflows.solvers.robust import quick_solver
+from jaxflows.training.joint_loss import IncompleteBatch, joint_loss
 from tests.rounded_products import rounded_products
 
 FLOWS = {
@@ -91,3 +95,23 @@ def test_steps_of_fitted_posteriors(estimator, random_params):
         return draw(jnp.ones(3), flow, params, where, y, family, theta, start, quick_solver(True), log_det).log_weight
 
     assert not rounded_products(jax.grad(bound), family.init(KEY, 3), random_params(flow))
+
+
+def test_training_rounds_outside_of_solves_as_it_is_told(random_params):
+    flow, network = FLOWS["residual"], DenseInference((4,))
+    zeros, seen = jnp.zeros((2, 6)), jnp.asarray([[True] * 3 + [False] * 3] * 2)
+    weights = network.init(KEY, zeros, seen)["params"]
+    params = {"flow": random_params(flow), "network": weights, "head": fresh_head(6, 2)}
+    posterior = Amortised(network, weights, jnp.zeros(6), jnp.ones(6))
+
+    def found(precision):
+        loss = joint_loss(
+            flow, posterior, estimator=nlade(), solver=quick_solver(False), num_samples=1, noise=None, head_weight=1.0,
+            precision=precision,
+        )  # fmt: skip
+        batch = IncompleteBatch(zeros, seen, jnp.zeros(2, int))
+        return rounded_products(jax.grad(lambda p: loss(KEY, p, batch)["loss"]), params)
+
+    assert not found("float32")
+    # two layers of the network and the head's map, each with the gradients of both factors, but for the network's inputs
+    assert sum("bfloat16" in product for product in found("bfloat16")) == 8

@@ -29,12 +29,13 @@ RMSE of the mean of the draws and of the draws themselves, which are two things 
 the posterior is exact); CRPS an entry and energy score a row, less is better; the share of hidden entries inside their
 central intervals of probability 50 % and 90 %; effective sample size; the bound on log p(observed entries) in nats a row, and
 the importance-weighted one, which is tighter (of the Gaussian: log p itself); the share of draws whose constraint was solved.
-Draws that were not solved are not scored.
+Draws that were not solved are not scored. With --labels the share of rows whose class the model's classifier finds, from
+what was left observed.
 """
 
 _HEAD = (
     "mask", "system", "rows", "RMSE mean", "RMSE sample", "CRPS", "energy", "in 50%", "in 90%", "ESS of {samples}", "bound",
-    "weighted bound", "converged",
+    "weighted bound", "converged", "accuracy",
 )  # fmt: skip
 
 
@@ -58,6 +59,8 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--train", type=Path, metavar="FILE", help="rows the Gaussian beside it is fitted to; NaN is missing")
     parser.add_argument("--train-key", metavar="NAME", help="which array of FILE")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="a class for each row: score the model's classifier too")
+    parser.add_argument("--labels-key", metavar="NAME", help="which array of the labels' .npz")
     parser.add_argument("--samples", type=types.count(2), default=64, metavar="N", help="draws a row (default: 64)")
     parser.add_argument("--seed", type=types.count(0), default=0, metavar="S", help="of masks and draws (default: 0)")
     parser.add_argument("--posterior", type=types.posterior, metavar="NAME", help="as in 'complete' (default: gauss_newton)")
@@ -69,7 +72,7 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Complete, score and print. Returns 0, or 130 when interrupted."""
-    from jaxflows.cli.input_rows import check_finite, check_mask, observed_entries, read_data
+    from jaxflows.cli.input_rows import check_finite, check_mask, observed_entries, read_data, read_labels
 
     masks = options.mask or ["missing:0.5"]
     for mask in masks:
@@ -81,9 +84,11 @@ def run(options: argparse.Namespace) -> int:
     training = None if options.train is None else read_data(options.train, options.train_key)
 
     model = load_model(options.model)
+    _check_labels(options, model)
     fit = _fitted_to(model, options.scale)
     rows = fit(array, options.data, options.rows)
     check_finite(rows)
+    labels = None if options.labels is None else read_labels(options.labels, options.labels_key, rows)
     observed = [observed_entries(mask, rows, model.image_shape or model.flow.event_shape, options.seed) for mask in masks]
     for mask, seen in zip(masks, observed, strict=True):
         if seen.all():
@@ -94,7 +99,7 @@ def run(options: argparse.Namespace) -> int:
         lines = []
         try:
             for mask, seen in zip(masks, observed, strict=True):
-                lines += _scores(options, model, posterior, gaussian, rows, mask, seen)
+                lines += _scores(options, model, posterior, gaussian, rows, labels, mask, seen)
         except KeyboardInterrupt:
             print("jaxflows: interrupted; nothing was scored", file=sys.stderr)
             return 130
@@ -102,6 +107,19 @@ def run(options: argparse.Namespace) -> int:
     if options.save is not None:
         _write(options.save, lines)
     return 0
+
+
+def _check_labels(options: argparse.Namespace, model: Model) -> None:
+    if options.labels is None:
+        if options.labels_key is not None:
+            raise CommandError("--labels-key: only with --labels")
+        return
+    if options.posterior is None or options.posterior.family != "amortised":
+        raise CommandError("--labels: only with --posterior amortised, on whose draws a classifier is trained")
+    if model.incomplete is not None and model.incomplete.head is None:
+        raise CommandError(
+            f"--labels: --model {model.name} has no classifier; 'jaxflows train --incomplete --labels' trains one"
+        )
 
 
 def _fitted_to(model: Model, scale: float | None) -> Callable[[np.ndarray, Path, slice], Rows]:
@@ -133,8 +151,8 @@ def _gaussian(
 
 
 def _scores(
-    options: argparse.Namespace, model: Model, posterior: Any, gaussian: Gaussian | None, rows: Rows, mask: str,
-    observed: np.ndarray,
+    options: argparse.Namespace, model: Model, posterior: Any, gaussian: Gaussian | None, rows: Rows,
+    labels: np.ndarray | None, mask: str, observed: np.ndarray,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """A line of numbers for the model and one for the Gaussian."""
     import jax
@@ -142,6 +160,7 @@ def _scores(
 
     from jaxflows.conditional.complete import complete
     from jaxflows.metrics import completion_scores, gaussian_conditional, observed_log_likelihood
+    from jaxflows.training.predict_labels import predict_labels
 
     k_draw, k_rank = jax.random.key(options.seed), jax.random.key(options.seed + 1)
     name = "gauss_newton" if options.posterior is None else options.posterior.text
@@ -162,6 +181,9 @@ def _scores(
         "bound": _mean(result.info.bound), "weighted_bound": _mean(result.info.iw_bound),
         "converged": _mean(result.info.converged[missing]),
     }  # fmt: skip
+    if labels is not None and model.incomplete is not None:
+        right = predict_labels(model.flow, model.incomplete, result).argmax(axis=1) == labels
+        line["accuracy"] = _mean(right[labels >= 0].astype(float))
     if gaussian is None:
         return [line]
     drawn = gaussian_conditional(gaussian, truth, observed, num_samples=options.samples, seed=options.seed)
@@ -185,7 +207,7 @@ def _table(lines: list[dict[str, Any]], samples: int) -> str:
 
     forms = {
         "rmse_mean": ".4f", "rmse_sample": ".4f", "crps": ".4f", "energy": ".4f", "coverage_50": ".1%", "coverage_90": ".1%",
-        "ess": ".1f", "bound": ".3f", "weighted_bound": ".3f", "converged": ".1%",
+        "ess": ".1f", "bound": ".3f", "weighted_bound": ".3f", "converged": ".1%", "accuracy": ".1%",
     }  # fmt: skip
     head = [name.format(samples=samples) for name in _HEAD]
     cells = [

@@ -178,6 +178,32 @@ def _mask_from_file(mask: str, rows: Rows, event_shape: tuple[int, ...], key: st
     raise CommandError(f"{mask}: expected {rows.total} masks, one for each row of {rows.source}; got {len(observed)}")
 
 
+def read_labels(path: Path, key: str | None, rows: Rows) -> np.ndarray:
+    """The class of each of the rows, (rows,) integers from 0, or -1 where unknown (empty cells and NaN too).
+
+    Args:
+        path: a data file of one number for each row of the rows' file, or for each of the rows.
+        key: which array of an .npz.
+        rows: the rows.
+    """
+    array = read_data(path, key)
+    values = array.reshape(-1)
+    if array.ndim == 0 or values.size != len(array) or values.size not in (rows.total, len(rows.values)):
+        raise CommandError(
+            f"--labels {path}: expected {rows.total} labels, one for each row of {rows.source}; got shape {array.shape}"
+        )
+    if len(values) == rows.total:
+        values = values[rows.numbers]
+    labels = np.where(np.isnan(values), -1, values)
+    wrong = np.flatnonzero((labels != np.round(labels)) | (labels < -1) | np.isinf(labels))
+    if wrong.size:
+        row = rows.numbers[wrong[0]]
+        raise CommandError(
+            f"--labels {path}, row {row}: expected a whole number from 0, or nothing where unknown; got {labels[wrong[0]]}"
+        )
+    return labels.astype(int)
+
+
 def describe_mask(mask: str) -> str:
     """A mask's name in words, for the head of a picture."""
     kind, _, argument = mask.partition(":")

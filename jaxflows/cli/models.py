@@ -13,6 +13,7 @@ from jaxflows.cli.errors import CommandError
 
 if TYPE_CHECKING:
     from jaxflows.conditional.amortised import Amortised
+    from jaxflows.conditional.incomplete_model import IncompleteModel
     from jaxflows.conditional.posteriors import Posterior
     from jaxflows.flows import Flow
     from jaxflows.metrics import Gaussian
@@ -43,7 +44,7 @@ class Model(NamedTuple):
         metadata: from the file.
         fingerprint: of the file's bytes.
         baseline: makes the Gaussian of the data it was trained on; None where there is none.
-        amortised: the posterior trained with the flow on rows with holes; None where there is none.
+        incomplete: what was trained on rows with holes, network, classifier and all; None for a flow alone.
     """
 
     name: str
@@ -52,7 +53,7 @@ class Model(NamedTuple):
     metadata: dict[str, Any]
     fingerprint: str
     baseline: Callable[[], Gaussian] | None
-    amortised: Amortised | None
+    incomplete: IncompleteModel | None
 
     @property
     def image_shape(self) -> tuple[int, ...] | None:
@@ -93,14 +94,14 @@ def load_model(name: str) -> Model:
         contents = read_file(path)
     except ModelFileError as error:
         raise CommandError(str(error)) from None
-    amortised = None
+    incomplete = None
     if contents.inference:
         from jaxflows.persistence.incomplete_file import incomplete_model
 
-        amortised = incomplete_model(contents).posterior
+        incomplete = incomplete_model(contents)
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
     baseline = load_mnist_gaussian if name == DEFAULT_MODEL else None
-    return Model(name, contents.flow, contents.params, contents.metadata, fingerprint, baseline, amortised)
+    return Model(name, contents.flow, contents.params, contents.metadata, fingerprint, baseline, incomplete)
 
 
 def named_posterior(text: str) -> Posterior:
@@ -121,12 +122,12 @@ def posterior_of(text: str, model: Model) -> Posterior | Amortised:
     """A posterior by name, the model's own where it is 'amortised'; CommandError where the model has none."""
     if text != AMORTISED:
         return named_posterior(text)
-    if model.amortised is None:
+    if model.incomplete is None:
         raise CommandError(
             f"--posterior amortised: --model {model.name} holds a flow alone; 'jaxflows train --incomplete' trains a network "
             "with it"
         )
-    return model.amortised
+    return model.incomplete.posterior
 
 
 def fit_steps_of(posterior: str, given: int | None) -> int:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from jaxflows.cli.input_rows import Rows
 
 _PIXEL_SCALE = 255.0
+# `jaxflows.precision.PRECISIONS`, without JAX
+_PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
 _PIXEL_NOISE = 0.05
 _EM_ROUNDS, _EM_EPOCHS = 10, 5
 _MOST_BITS = 8
@@ -31,6 +33,7 @@ _EPILOG = """examples:
   jaxflows train cifar10 --files 'train_*.webp' --tile 32 --output base.safetensors --paper cifar10 --hidden 32 --blocks 4
   jaxflows train faces --output faces.safetensors --flow realnvp --bits 5
   jaxflows train --incomplete holes.csv --output table.safetensors --epochs 200 --metrics run.jsonl
+  jaxflows train --incomplete holes.csv --output table.safetensors --labels classes.csv
   jaxflows train --incomplete rows.npz --key rows --mask-key observed --output rows.safetensors --posterior gauss_newton
 
 DATA may be a folder of images of one size. With --bits pixels are reduced to so many bits and their cells filled evenly
@@ -101,12 +104,18 @@ def add_command(commands: Any) -> None:
         "--memory", type=types.memory, metavar="SIZE",
         help="a ceiling for a training step, as 8GiB, kept by cutting its batch (default: none)",
     )  # fmt: skip
+    parser.add_argument("--precision", choices=_PRECISIONS, help="of products outside of solves (default: the device's own)")
     parser.add_argument("--seed", type=types.count(0), default=0, metavar="S", help="default: 0")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
     holes = parser.add_argument_group("rows with holes")
     holes.add_argument("--incomplete", action="store_true", help="DATA has holes")
     holes.add_argument("--mask", metavar="MASK", help="a file or a name as in 'complete'; left out: NaN entries are missing")
     holes.add_argument("--mask-key", metavar="NAME", help="which array of the mask's .npz, or of DATA without --mask")
+    holes.add_argument(
+        "--labels", type=Path, metavar="FILE",
+        help="a class for each row, from 0, or nothing where unknown: train a classifier on the latents beside the rest",
+    )  # fmt: skip
+    holes.add_argument("--labels-key", metavar="NAME", help="which array of the labels' .npz")
     holes.add_argument(
         "--posterior", type=types.posterior, metavar="NAME",
         help="amortised (default), or the posterior that completes the rows in expectation maximisation",
@@ -126,7 +135,7 @@ def _bits(text: str) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """Train and save. Returns 0, or 130 when interrupted."""
-    from jaxflows.cli.input_rows import check_finite, fit_rows, read_data
+    from jaxflows.cli.input_rows import check_finite, fit_rows, read_data, read_labels
 
     _check(options)
     _fill_in(options)
@@ -151,6 +160,7 @@ def run(options: argparse.Namespace) -> int:
     if options.scale is not None:
         array = (array / options.scale).astype("float32")
     rows = fit_rows(array, options.data, array.shape[1:], options.rows, divisor, "its rows")
+    labels = None if options.labels is None else read_labels(options.labels, options.labels_key, rows)
     notes, observed = list(rows.notes), None
     if options.bits is not None:
         notes = [f"{rows.source}: pixels of {options.bits} bits, spread evenly over their cells of [0, 1]"]
@@ -165,7 +175,7 @@ def run(options: argparse.Namespace) -> int:
             print(note)
     with termination_interrupts():
         try:
-            return _train(options, rows, observed, {"scale": scale} | ({"pixel_scale": scale} if eight_bit else {}))
+            return _train(options, rows, observed, labels, {"scale": scale} | ({"pixel_scale": scale} if eight_bit else {}))
         except KeyboardInterrupt:
             how = "give the same command to go on" if options.checkpoint else "nothing kept; --checkpoint keeps a run"
             print(f"jaxflows: interrupted; {how}", file=sys.stderr)
@@ -188,14 +198,16 @@ def _check(options: argparse.Namespace) -> None:
             types.check_writable("--metrics", options.metrics)
         elif options.metrics.exists() and not options.metrics.is_dir():
             raise CommandError(f"--metrics {options.metrics}: expected a file named *.jsonl, or a folder; it is another file")
-    for name in ("mask", "mask_key", "posterior", "rounds"):
+    for name in ("mask", "mask_key", "labels", "labels_key", "posterior", "rounds"):
         if not options.incomplete and getattr(options, name) is not None:
             raise CommandError(f"--{name.replace('_', '-')}: only with --incomplete")
     if options.rounds is not None and not _by_rounds(options):
         raise CommandError("--rounds: only with a --posterior that completes the rows")
-    for name in ("noise", "minutes", "validation", "memory"):
+    for name in ("noise", "minutes", "validation", "memory", "precision", "labels"):
         if _by_rounds(options) and getattr(options, name):
             raise CommandError(f"--{name}: not with --posterior {options.posterior.text}, which trains by rounds")
+    if options.labels_key is not None and options.labels is None:
+        raise CommandError("--labels-key: only with --labels")
     if options.mask is not None:
         check_mask(options.mask)
     if options.paper is not None and options.flow == "residual":
@@ -241,7 +253,9 @@ def _observed(options: argparse.Namespace, rows: Rows) -> np.ndarray:
     return observed_entries(mask or NAN_MASK, rows, shape, options.seed, key=options.mask_key, option=option)
 
 
-def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None, scaling: dict[str, float]) -> int:
+def _train(
+    options: argparse.Namespace, rows: Rows, observed: np.ndarray | None, labels: np.ndarray | None, scaling: dict[str, float]
+) -> int:
     from jaxflows import flows
     from jaxflows.memory import MemoryLimitError
     from jaxflows.training.checkpoint import ForeignCheckpointError
@@ -263,9 +277,10 @@ def _train(options: argparse.Namespace, rows: Rows, observed: np.ndarray | None,
     try:
         if observed is None:
             summary = _fit_complete(options, flow, rows.values, metadata)
+        elif _by_rounds(options):
+            summary = _fit_by_rounds(options, flow, rows.values, observed, metadata)
         else:
-            fit = _fit_by_rounds if _by_rounds(options) else _fit_jointly
-            summary = fit(options, flow, rows.values, observed, metadata)
+            summary = _fit_jointly(options, flow, rows.values, observed, labels, metadata)
     except FloatingPointError as error:
         raise CommandError(f"{options.data}: {error}") from None
     except MemoryLimitError as error:
@@ -304,6 +319,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "noise": add_noise if std or cell else None, "validation": 0.1 if options.validation is None else options.validation,
         "checkpoint_dir": options.checkpoint, "max_seconds": None if options.minutes is None else 60 * options.minutes,
         "progress": not options.quiet, "metrics": _metrics(options), "memory_limit": options.memory,
+        "precision": options.precision,
     }  # fmt: skip
 
 
@@ -353,16 +369,22 @@ def _fit_complete(options: argparse.Namespace, flow: Any, values: np.ndarray, me
 
 
 def _fit_jointly(
-    options: argparse.Namespace, flow: Any, values: np.ndarray, observed: np.ndarray, metadata: dict[str, Any]
-) -> str:
+    options: argparse.Namespace, flow: Any, values: np.ndarray, observed: np.ndarray, labels: np.ndarray | None,
+    metadata: dict[str, Any],
+) -> str:  # fmt: skip
     import jax
 
     from jaxflows.persistence import save_incomplete
     from jaxflows.training.fit_incomplete import fit_incomplete
 
     settings = _settings(options)
-    model, report = fit_incomplete(jax.random.key(options.seed), flow, values, observed, **settings)
-    metadata = metadata | {"epochs": settings["epochs"], "observed_share": float(observed.mean()), **_ran(report.run)}
+    model, report = fit_incomplete(jax.random.key(options.seed), flow, values, observed, labels=labels, **settings)
+    metadata = metadata | {
+        "labelled_rows": report.labelled_rows,
+        "epochs": settings["epochs"],
+        "observed_share": float(observed.mean()),
+        **_ran(report.run),
+    }
     save_incomplete(options.output, flow, model, metadata=metadata)
     last = report.unconverged[-max(1, len(report.unconverged) // settings["epochs"]) :]
     return (

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
+from jaxflows.networks.half_precision import in_bfloat16
 
 _LEAST_VARIANCE = 1e-5
 
@@ -41,10 +42,11 @@ def fresh_head(size: int, classes: int) -> Params:
     return {"scale": jnp.ones(size), "bias": jnp.zeros(size), "weight": jnp.zeros((size, classes))}
 
 
-def head_logits(params: Params, x: jax.Array, mean: jax.Array, variance: jax.Array) -> jax.Array:
-    """(..., classes) of flattened latents (..., d), normalised by the statistics given."""
+def head_logits(params: Params, x: jax.Array, mean: jax.Array, variance: jax.Array, *, half: bool = False) -> jax.Array:
+    """(..., classes) of flattened latents (..., d), normalised by the statistics given; ``half`` multiplies in bfloat16."""
     normal = (x - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)
-    return (params["scale"] * normal + params["bias"]) @ params["weight"]
+    factors = params["scale"] * normal + params["bias"], params["weight"]
+    return jnp.matmul(*(in_bfloat16(factors) if half else factors), preferred_element_type=x.dtype)
 
 
 def weighted_moments(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -54,7 +56,7 @@ def weighted_moments(x: jax.Array, weights: jax.Array) -> tuple[jax.Array, jax.A
     return mean, share @ (x - mean) ** 2
 
 
-def head_loss(params: Params, x: jax.Array, usable: jax.Array, labels: jax.Array) -> jax.Array:
+def head_loss(params: Params, x: jax.Array, usable: jax.Array, labels: jax.Array, *, half: bool = False) -> jax.Array:
     """Mean cross-entropy in nats over the usable latents with a label, normalised by the moments of all usable ones.
 
     Args:
@@ -62,9 +64,10 @@ def head_loss(params: Params, x: jax.Array, usable: jax.Array, labels: jax.Array
         x: (n, d).
         usable: (n,) boolean.
         labels: (n,) integers, -1 where unknown. 0 is returned when no label is known.
+        half: multiply in bfloat16.
     """
     mean, variance = weighted_moments(x, usable.astype(x.dtype))
-    log_probs = jax.nn.log_softmax(head_logits(params, x, mean, variance))
+    log_probs = jax.nn.log_softmax(head_logits(params, x, mean, variance, half=half))
     known = usable & (labels >= 0)
     picked = jnp.take_along_axis(log_probs, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
     return -jnp.sum(jnp.where(known, picked, 0.0)) / jnp.maximum(jnp.sum(known), 1)

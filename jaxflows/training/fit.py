@@ -14,6 +14,7 @@ import optax
 from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator, power_series
+from jaxflows.precision import at_precision
 from jaxflows.sharding import Devices
 from jaxflows.training.fit_report import FitReport, fit_report
 from jaxflows.training.loop import Batch, RunOptions, dtype_of, mean_loss, run
@@ -48,6 +49,7 @@ def fit(
     metrics: str | os.PathLike[str] | MetricsWriter | None = None,
     devices: Devices = None,
     memory_limit: int | str | None = None,
+    precision: str | None = None,
 ) -> tuple[Params, FitReport]:
     """Train a flow by maximum likelihood on rows without holes.
 
@@ -63,7 +65,8 @@ def fit(
     Args:
         key: of the initial parameters, the split, the order of rows, noise and probes.
         flow: the model, `jaxflows.flows`.
-        data: (n, *event_shape), n >= 1, finite. Integers need ``noise``; float16 is promoted to float32.
+        data: (n, *event_shape), n >= 1, finite. Integers need ``noise``; float16 is promoted to float32. A `numpy.memmap` stays
+            on its disk, and may be larger than memory: batches are read as they are needed, the next while a step runs.
         params: where to start; None for ``flow.init`` followed by data-dependent initialisation on the first batch.
         epochs: passes over the data; the learning rate reaches 0 at the end of the last.
         batch_size: rows a step; all of them when there are fewer.
@@ -96,6 +99,10 @@ def fit(
             after another, their gradients added up: noise and probes are those of the whole batch, and losses the same up to
             the order of sums. Each cut that is tried is compiled, about four; ``report.micro_batches`` says which was taken.
             The batch to come, which is sent while a step runs, is not counted.
+        precision: of the products in a step, outside of solves: 'float32'; 'tensorfloat32', to which GPUs round the factors and
+            which CPUs take for float32; or 'bfloat16', to which TPUs do (GPUs round to TensorFloat-32 here too). None for what
+            JAX is set to. Parameters, the optimizer's memory, the projection into the constraint and validations are in full
+            precision whatever it is.
 
     Returns:
         ``(params, report)``.
@@ -114,41 +121,46 @@ def fit(
     """
     options = RunOptions(
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience, checkpoint_dir,
-        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit,
+        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit, precision,
     )  # fmt: skip
     options.check()
     rows = check_rows(flow, data, "data", noisy=noise is not None)
     k_init, k_split, k_order, k_step, k_validation = jax.random.split(key, 5)
     if np.ndim(validation) == 0:
-        rows, held_out = hold_out(k_split, rows, float(validation))
+        # by their numbers: rows on a disk stay there
+        held_out = rows
+        numbers, others = hold_out(k_split, np.arange(len(rows)), float(validation))
     else:
         held_out = check_rows(flow, validation, "validation", noisy=noise is not None)
-    options.check_held_out(len(held_out))
+        numbers, others = np.arange(len(rows)), np.arange(len(held_out))
+    options.check_held_out(len(others))
 
-    order = options.order(k_order, len(rows))
+    order = options.order(k_order, len(numbers))
     optimizer, schedule = options.transformation(order)
-    params = initial_params(k_init, flow, rows[order.epoch(0)[0]], noise) if params is None else params
+    params = initial_params(k_init, flow, rows[numbers[order.epoch(0)[0]]], noise) if params is None else params
     state = options.state(params, optimizer)
     estimator = power_series(terms=8) if estimator is None else estimator
     mesh = options.mesh()
     loss = functools.partial(negative_log_likelihood, flow, estimator, noise, mesh)
     held_out_loss = functools.partial(negative_log_likelihood, flow, validation_estimator or estimator, noise, mesh)
 
-    def batch_of(some: np.ndarray) -> Batch:
-        return lambda numbers: jnp.asarray(some[numbers], dtype_of(params))
+    def batch_of(some: np.ndarray, numbers: np.ndarray) -> Batch:
+        return lambda positions: jnp.asarray(some[numbers[positions]], dtype_of(params))
 
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), "data": digest(rows),
-        "held_out": digest(held_out), **options.description(key, order),
+        "held_out": digest(others if held_out is rows else held_out), **options.description(key, order),
     }  # fmt: skip
     validate = None
-    if len(held_out):
-        validate = mean_loss(options, held_out_loss, k_validation, params, batch_of(held_out), len(held_out), order.batch_size)
+    if len(others):
+        validate = mean_loss(
+            options, held_out_loss, k_validation, params, batch_of(held_out, others), len(others), order.batch_size
+        )
 
     def step(parts: int) -> Any:
-        return training_step(flow, loss(parts), optimizer, schedule, k_step, ema_decay)
+        return training_step(flow, at_precision(precision, loss(parts)), optimizer, schedule, k_step, ema_decay)
 
-    ended = run(options, order, state, step, batch_of(rows), validate, description, "fit")
+    ended = run(options, order, state, step, batch_of(rows, numbers), validate, description, "fit")
     chosen = settle(flow, ended.params)
     return chosen, fit_report(ended, float(flow.bijector.lipschitz(chosen)))
 

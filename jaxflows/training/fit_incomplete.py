@@ -90,6 +90,7 @@ def fit_incomplete(
     metrics: str | os.PathLike[str] | MetricsWriter | None = None,
     devices: Devices = None,
     memory_limit: int | str | None = None,
+    precision: str | None = None,
 ) -> tuple[IncompleteModel, IncompleteReport]:
     """Train a flow and an amortised posterior together, on rows with holes.
 
@@ -119,6 +120,9 @@ def fit_incomplete(
         validation_samples: draws a row of the validation bound, always the same.
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience,
         checkpoint_dir, checkpoint_every, max_seconds, progress, metrics, devices, memory_limit: as in `fit`.
+        precision: as in `fit`, of the products outside of solves: inference network, classifier, and traces in the gradient.
+            'bfloat16' computes inference network and classifier in bfloat16 on any device. Solves and what is measured of them
+            are in full precision whatever it is.
 
     Returns:
         ``(model, report)``.
@@ -139,7 +143,7 @@ def fit_incomplete(
     """
     options = RunOptions(
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, validate_every, patience, checkpoint_dir,
-        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit,
+        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit, precision,
     )  # fmt: skip
     options.check()
     if num_samples < 1 or validation_samples < 1:
@@ -172,17 +176,19 @@ def fit_incomplete(
     if labels is not None:
         start["head"] = fresh_head(flow.size, classes)
 
-    def loss(gradient: GradientEstimator | None, samples: int, parts: int) -> Callable[..., dict[str, jax.Array]]:
+    def loss(
+        gradient: GradientEstimator | None, samples: int, parts: int, precision: str | None
+    ) -> Callable[..., dict[str, jax.Array]]:
         return joint_loss(
             flow, posterior, estimator=gradient, solver=solver, num_samples=samples, noise=noise, head_weight=head_weight,
-            mesh=options.mesh(), parts=parts,
+            mesh=options.mesh(), parts=parts, precision=precision,
         )  # fmt: skip
 
     validate = None
     if len(held_out.values):
 
         def held_out_loss(parts: int) -> Callable[[jax.Array, Any, IncompleteBatch], jax.Array]:
-            bound = loss(None, validation_samples, parts)
+            bound = loss(None, validation_samples, parts, None)
             return lambda k, p, batch: bound(k, {"flow": p["flow"], "network": p["network"]}, batch)["loss"]
 
         validate = mean_loss(
@@ -191,8 +197,8 @@ def fit_incomplete(
 
     def step(parts: int) -> Any:
         return constrained_step(
-            lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, loss(gradient, num_samples, parts), transformation,
-            schedule, k_step, ema_decay,
+            lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, loss(gradient, num_samples, parts, precision),
+            transformation, schedule, k_step, ema_decay,
         )  # fmt: skip
 
     description = {

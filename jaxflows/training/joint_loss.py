@@ -25,8 +25,10 @@ from jaxflows.flows import Flow
 from jaxflows.for_each_key import for_each_key
 from jaxflows.log_det.estimators import power_series
 from jaxflows.log_det.lanczos import stochastic_lanczos
+from jaxflows.networks.half_precision import HalfPrecision
 from jaxflows.networks.prediction_head import head_loss
 from jaxflows.observation import mask
+from jaxflows.precision import at_precision
 from jaxflows.sharding import by_rows
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.krylov import restricted
@@ -129,6 +131,7 @@ def joint_loss(
     head_weight: float,
     mesh: Mesh | None = None,
     parts: int = 1,
+    precision: str | None = None,
 ) -> Callable[[jax.Array, Any, IncompleteBatch], dict[str, jax.Array]]:
     """``(key, params, batch) -> {"loss", "bound", "unconverged", "evaluations"[, "cross_entropy"]}``.
 
@@ -145,9 +148,12 @@ def joint_loss(
         head_weight: of the cross-entropy, in nats a row, beside the bound, in nats a dimension.
         mesh: what rows are shared out over.
         parts: micro-batches that each device takes its rows in.
+        precision: of products outside of solves, as in `jaxflows.fit_incomplete`.
 
     The parameters are a dictionary of the "flow"'s, the "network"'s and, where there is one, the "head"'s.
     """
+    half = precision == "bfloat16"
+    posterior = posterior._replace(network=HalfPrecision(posterior.network)) if half else posterior
 
     def log_det(k: jax.Array, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
         k_value, k_gradient = jax.random.split(k)
@@ -173,9 +179,9 @@ def joint_loss(
         }
         if "head" in params:
             labels = jnp.repeat(batch.labels, num_samples)
-            entropy = head_loss(params["head"], drawn.x.reshape(solved.size, -1), solved.reshape(-1), labels)
+            entropy = head_loss(params["head"], drawn.x.reshape(solved.size, -1), solved.reshape(-1), labels, half=half)
             losses["loss"] = losses["loss"] + head_weight * entropy
             losses["cross_entropy"] = entropy
         return losses
 
-    return loss
+    return at_precision(precision, loss)

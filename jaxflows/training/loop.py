@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.memory import Fitting, fitting_program, memory_bytes
-from jaxflows.precision import full_precision
+from jaxflows.precision import PRECISIONS, full_precision
 from jaxflows.progress import progress_bar
 from jaxflows.sharding import Devices, gathered, replicated, row_mesh, shared_out
 from jaxflows.training.checkpoint import Checkpoints, Progress, structure
@@ -52,6 +52,7 @@ class RunOptions(NamedTuple):
     metrics: str | os.PathLike[str] | MetricsWriter | None
     devices: Devices
     memory_limit: int | str | None = None
+    precision: str | None = None
 
     def check(self) -> None:
         """Raise ValueError for options out of range or at odds."""
@@ -66,6 +67,8 @@ class RunOptions(NamedTuple):
         if self.max_seconds is not None and not self.max_seconds > 0:
             raise ValueError(f"expected max_seconds > 0; got {self.max_seconds}")
         metrics_writer(self.metrics)
+        if self.precision not in (None, *PRECISIONS):
+            raise ValueError(f"expected a precision of {', '.join(PRECISIONS)}; got {self.precision!r}")
         self.limit()
         self.mesh()
 
@@ -101,7 +104,7 @@ class RunOptions(NamedTuple):
             "key": np.asarray(jax.random.key_data(key)).tolist(), "epochs": self.epochs, "batch_size": self.batch_size,
             "learning_rate": self.learning_rate, "warmup": self.warmup, "clip_norm": self.clip_norm,
             "ema_decay": self.ema_decay, "validate_every": self.validate_every or order.steps_per_epoch,
-            "patience": self.patience,
+            "patience": self.patience, "precision": self.precision,
         }  # fmt: skip
 
     def state(self, params: Params, optimizer: optax.GradientTransformation) -> TrainState:

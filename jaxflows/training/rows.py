@@ -13,6 +13,9 @@ import numpy as np
 
 from jaxflows.flows import Flow
 
+# entries looked at together: rows on a disk may not fit into memory
+_ENTRIES_AT_ONCE = 2**22
+
 
 def check_rows(flow: Flow, rows: Any, name: str, *, noisy: bool) -> np.ndarray:
     """Return ``rows`` as a host array of shape (n, *event_shape); raise before anything is traced when they are unfit.
@@ -43,11 +46,18 @@ def check_rows(flow: Flow, rows: Any, name: str, *, noisy: bool) -> np.ndarray:
         raise TypeError(f"expected {name} of a floating dtype; got {rows.dtype}")
     if rows.dtype.itemsize < 4:
         rows = rows.astype(np.float32)
-    finite = np.isfinite(rows)
-    if not finite.all():
-        row, *position = (int(i) for i in np.argwhere(~finite)[0])
+    at_once = max(1, _ENTRIES_AT_ONCE // max(1, flow.size))
+    first, count = None, 0
+    for start in range(0, len(rows), at_once):
+        unfit = ~np.isfinite(rows[start : start + at_once])
+        if unfit.any():
+            count += int(unfit.sum())
+            row, *position = (int(i) for i in np.argwhere(unfit)[0])
+            first = first or (start + row, position)
+    if first is not None:
+        row, position = first
         at = position[0] if len(position) == 1 else tuple(position)
-        value, count = rows[row][tuple(position)], int(rows.size - finite.sum())
+        value = rows[row][tuple(position)]
         raise ValueError(f"expected finite {name}; got {value} at row {row}, position {at} ({count} such in all)")
     return rows
 

@@ -13,12 +13,16 @@ from jaxflows.cli.main import main
 from jaxflows.conditional.complete import complete
 from jaxflows.metrics import completion_scores, fit_gaussian_em, gaussian_conditional, observed_log_likelihood
 from jaxflows.persistence import load, load_incomplete
+from jaxflows.training.predict_labels import predict_labels
 
 COMPLETE = (np.random.default_rng(0).normal(size=(70, 3)) @ np.array([[1, 0.8, 0], [0, 0.6, 0.5], [0, 0, 1]])).astype(
     np.float32
 )
 ROWS, TEST = COMPLETE[:64], COMPLETE[64:]
 OBSERVED = np.random.default_rng(1).random(ROWS.shape) < 0.7
+# the sign of the first number, of every third row unknown
+LABELS = np.where(np.arange(64) % 3, ROWS[:, 0] > 0, -1)
+TEST_LABELS = (TEST[:, 0] > 0).astype(int)
 SIZE = ("--blocks", "1", "--hidden", "4", "--batch-size", "16", "--epochs", "2")
 
 
@@ -34,10 +38,12 @@ def folder(tmp_path_factory):
     write_csv(place / "holes.csv", np.where(OBSERVED, ROWS, np.nan))
     write_csv(place / "test.csv", TEST)
     np.savez(place / "holes.npz", rows=ROWS, observed=OBSERVED)
+    (place / "classes.csv").write_text("class\n" + "\n".join(str(label) if label >= 0 else "nan" for label in LABELS) + "\n")
     before = os.getcwd()
     os.chdir(place)
     try:
-        assert main(["train", "--incomplete", "holes.csv", "--output", "m.safetensors", "--metrics", "run.jsonl", *SIZE]) == 0
+        labelled = ("--labels", "classes.csv", "--metrics", "run.jsonl")
+        assert main(["train", "--incomplete", "holes.csv", "--output", "m.safetensors", *labelled, *SIZE]) == 0
     finally:
         os.chdir(before)
     return place
@@ -52,12 +58,16 @@ def there(folder, monkeypatch):
 def test_training_keeps_flow_network_metadata_and_metrics(there):
     flow, model, metadata = load_incomplete("m.safetensors")
     assert flow.event_shape == (3,)
-    assert model.head is None
+    assert model.head.params["weight"].shape == (3, 2)
     assert (metadata["training_rows"], metadata["epochs"], metadata["steps"]) == (64, 2, 6)
+    # a tenth of the rows is held out
+    assert 36 <= metadata["labelled_rows"] <= np.sum(LABELS >= 0)
     assert metadata["observed_share"] == pytest.approx(OBSERVED.mean())
     lines = [json.loads(line) for line in (there / "run.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 7))
-    assert all(line["loss"] == pytest.approx(-line["bound"]) and 0 <= line["unconverged"] < 1 for line in lines)
+    assert all(
+        line["loss"] == pytest.approx(line["cross_entropy"] - line["bound"]) and 0 <= line["unconverged"] < 1 for line in lines
+    )
     assert [line["validation_loss"] for line in lines if "validation_loss" in line] == metadata["validation_losses"]
     # readers of plain flows take the flow
     jax.tree.map(np.testing.assert_array_equal, load("m.safetensors")[1], model.params)
@@ -65,7 +75,9 @@ def test_training_keeps_flow_network_metadata_and_metrics(there):
 
 def test_evaluation_scores_the_network_beside_the_gaussian_of_the_training_rows(there, capsys):
     arguments = ["evaluate", "test.csv", "--model", "m.safetensors", "--posterior", "amortised", "--samples", "8"]
-    assert main([*arguments, "--train", "holes.csv", "--save", "scores.json", "--quiet"]) == 0
+    np.save("test_labels.npy", TEST_LABELS)
+    beside = ("--train", "holes.csv", "--labels", "test_labels.npy")
+    assert main([*arguments, *beside, "--save", "scores.json", "--quiet"]) == 0
     ours, gaussian = json.loads((there / "scores.json").read_text())
     table = [re.split(r"\s{2,}", line) for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in table] == [["mask", "system"], ["missing:0.5", "amortised"], ["missing:0.5", "Gaussian"]]
@@ -86,6 +98,9 @@ def test_evaluation_scores_the_network_beside_the_gaussian_of_the_training_rows(
         assert ours[name] == pytest.approx(value, rel=1e-4), name
     assert ours["bound"] == pytest.approx(np.nanmean(result.info.bound), rel=1e-4)
     assert ours["converged"] == 1
+    found = predict_labels(flow, model, result).argmax(axis=1)
+    assert ours["accuracy"] == pytest.approx(np.mean(found == TEST_LABELS))
+    assert gaussian.get("accuracy") is None
     best, _ = fit_gaussian_em(np.where(OBSERVED, ROWS, np.nan), OBSERVED)
     missing = ~seen.all(axis=1)
     assert gaussian["bound"] == pytest.approx(observed_log_likelihood(best, TEST, seen)[missing].mean(), rel=1e-4)
@@ -173,6 +188,23 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
             ("train", "--incomplete", "holes.csv", "--metrics", "test.csv"),
             "--metrics test.csv: expected a file named *.jsonl, or",
         ),
+        (("train", "test.csv", "--labels", "classes.csv"), "--labels: only with --incomplete"),
+        (
+            ("train", "--incomplete", "holes.csv", "--labels", "test.csv"),
+            "--labels test.csv: expected 64 labels, one for each row",
+        ),
+        (
+            ("train", "--incomplete", "holes.csv", "--labels", "half.csv"),
+            "--labels half.csv, row 63: expected a whole number from",
+        ),
+        (
+            ("train", "--incomplete", "holes.csv", "--memory", "8"),
+            "argument --memory: expected a size as 8GiB, in one of B, kB",
+        ),
+        (
+            ("evaluate", "test.csv", "--model", "m.safetensors", "--labels", "classes.csv"),
+            "--labels: only with --posterior amortised",
+        ),
         (("evaluate", "test.csv"), "the following arguments are required: --model"),
         (
             ("evaluate", "test.csv", "--model", "m.safetensors", "--samples", "1"),
@@ -192,6 +224,7 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
 def test_refusals_are_one_line(there, capsys, arguments, message):
     write_csv(there / "never.csv", np.where([True, False, True], ROWS, np.nan))
     (there / "notes.jsonl").write_text("a note\n")
+    (there / "half.csv").write_text("class\n" + 63 * "1\n" + "0.5\n")
     if "plain.safetensors" in arguments:
         from jaxflows.persistence import save
 

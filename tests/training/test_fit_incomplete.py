@@ -196,3 +196,19 @@ FIXED = np.where(np.arange(3) == 2, np.float32(7.0), ROWS[:40])
 def test_bad_input_is_refused_before_any_work(rows, observed, changes, error, message):
     with pytest.raises(error, match=message):
         few(rows, observed, **changes)
+
+
+def test_half_precision_outside_of_solves_trains_as_well_and_solves_as_exactly():
+    # the network's last layer starts at zero: what is rounded shows from the second update on
+    options = {"labels": LABELS[:40], "learning_rate": 1e-2, "epochs": 8, "validation": 0.0}
+    (plain, whole), (half, rounded) = (few(precision=name, **options) for name in (None, "bfloat16"))
+    assert not rounded.unconverged.any()
+    assert np.any(rounded.run.losses != whole.run.losses)
+    # bfloat16 has eight bits
+    np.testing.assert_allclose(rounded.run.losses, whole.run.losses, atol=0.02)
+    trees = [(model.params, model.network_params, model.head) for model in (half, plain)]
+    for ours, theirs in zip(*map(jax.tree.leaves, trees), strict=True):
+        assert ours.dtype == theirs.dtype
+        np.testing.assert_allclose(ours, theirs, atol=0.05)
+    with pytest.raises(ValueError, match="expected a precision of float32, tensorfloat32, bfloat16; got 'half'"):
+        few(precision="half")

@@ -1,5 +1,7 @@
 """What training data is accepted, how it is split and in which order it is seen."""
 
+import tracemalloc
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -58,6 +60,22 @@ def test_half_precision_is_promoted(dtype):
     rows = check_rows(FLOW, ROWS.astype(dtype), "data", noisy=False)
     assert rows.dtype == np.float32
     np.testing.assert_array_equal(rows, ROWS)
+
+
+def test_rows_on_a_disk_stay_there(tmp_path):
+    flow = flows.residual(event_shape=(1024,), blocks=1, hidden=4)
+    rows = np.memmap(tmp_path / "rows", np.float32, "w+", shape=(2**14, 1024))
+    rows[2**14 - 1, 7] = np.inf
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=rf"got inf at row {2**14 - 1}, position 7 \(1 such"):
+            check_rows(flow, rows, "data", noisy=False)
+        rows[2**14 - 1, 7] = 0
+        assert np.shares_memory(check_rows(flow, rows, "data", noisy=False), rows)
+        digest(rows)
+        assert tracemalloc.get_traced_memory()[1] < rows.nbytes / 4
+    finally:
+        tracemalloc.stop()
 
 
 def test_hold_out_parts_the_rows():
