@@ -24,6 +24,7 @@ from jaxflows.factory import factory
 from jaxflows.lipschitz.activations import activation as find_activation
 from jaxflows.lipschitz.spectral_norm import conv_norm, dense_norm, leading_vector, power_iteration
 from jaxflows.log_det.jacobian import exact_log_det
+from jaxflows.networks.convolution import convolution
 
 Params = Any
 
@@ -173,9 +174,7 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
 
 
 def _convolve(kernel: jax.Array, t: jax.Array) -> jax.Array:
-    return jax.lax.conv_general_dilated(
-        t[None], kernel, window_strides=(1, 1), padding="SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )[0]
+    return convolution(t, kernel, looped=True)
 
 
 def conv_layer(key: jax.Array, extent: tuple[int, int], side: int, n_in: int, n_out: int) -> Params:

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from jaxflows.networks.convolution import convolution
+
 # side of a kernel
 _SIDE = 3
 
@@ -19,25 +21,13 @@ def _linear(spatial: bool) -> Callable[..., nn.Module]:
     options: Any = {"param_dtype": jnp.result_type(float), "kernel_init": nn.initializers.zeros}
     if not spatial:
         return functools.partial(nn.Dense, **options)
-    return functools.partial(nn.Conv, kernel_size=(_SIDE, _SIDE), conv_general_dilated=convolution, **options)
+    return functools.partial(nn.Conv, kernel_size=(_SIDE, _SIDE), conv_general_dilated=_convolve, **options)
 
 
-def convolution(
-    images: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, precision: Any = None, **options: Any
-) -> jax.Array:
-    """`jax.lax.conv_general_dilated` of (n, height, width, channels), as flax calls it for a 3x3 'SAME' convolution.
-
-    Of images smaller than the kernel, XLA takes the kernel for the image, and on a CPU has no fast program for what comes of
-    it: the density of a Glow whose last scale is 2x2 took twice as long. There it is a product with the nine neighbours.
-    """
-    height, width, channels = images.shape[1:]
-    if min(height, width) >= _SIDE:
-        return jax.lax.conv_general_dilated(images, kernel, strides, padding, precision=precision, **options)
-    edge = _SIDE // 2
-    padded = jnp.pad(images, ((0, 0), (edge, edge), (edge, edge), (0, 0)))
-    neighbours = [padded[:, i : i + height, j : j + width] for i in range(_SIDE) for j in range(_SIDE)]
-    columns = jnp.concatenate(neighbours, axis=-1)
-    return jnp.matmul(columns, kernel.reshape(_SIDE**2 * channels, -1), precision=precision)
+def _convolve(images: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, precision: Any, **options: Any) -> jax.Array:
+    # as flax calls it; strides, padding and options are those of every convolution here
+    del strides, padding, options
+    return convolution(images, kernel, precision, looped=False)
 
 
 # blocks to an iteration of the scan: its gradient copies what it keeps into stacked arrays, and two blocks are the default.

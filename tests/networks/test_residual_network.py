@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflows.networks.residual_network import ResidualNetwork, convolution, fresh_parameters
+from jaxflows.networks.residual_network import ResidualNetwork, fresh_parameters
 
 SHAPES = {False: (40,), True: (3, 2, 8)}
 
@@ -47,17 +47,6 @@ def test_the_program_does_not_grow_with_blocks():
         return len(str(jax.make_jaxpr(lambda p: network.apply({"params": p}, jnp.zeros(4)))(params)).splitlines())
 
     assert size(2) == size(20)
-
-
-@pytest.mark.parametrize("shape", [(2, 2, 3), (1, 4, 2), (3, 3, 2)])
-def test_images_smaller_than_the_kernel_are_convolved_all_the_same(shape):
-    images = jax.random.normal(jax.random.key(0), (2, *shape))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, shape[-1], 4))
-    layout = jax.lax.conv_dimension_numbers(images.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
-    padding = ((1, 1), (1, 1))
-    expected = jax.lax.conv_general_dilated(images, kernel, (1, 1), padding, dimension_numbers=layout)
-    found = convolution(images, kernel, (1, 1), padding, dimension_numbers=layout)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
