@@ -13,6 +13,7 @@ from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, carried, combine, describe, no_work, stay
 from jaxflows.bijectors.residual import residual_conv, residual_dense
 from jaxflows.bijectors.squeeze import squeeze
+from jaxflows.factory import factory
 
 
 @functools.cache
@@ -146,7 +147,7 @@ def chain(*layers: Bijector) -> Bijector:
 _UNROLLED = 4
 
 
-@functools.cache
+@factory
 def scan_chain(body: Bijector, depth: int) -> Bijector:
     """``depth`` copies of ``body``, each with its own parameters, run by `jax.lax.scan`: compile time is flat in depth.
 

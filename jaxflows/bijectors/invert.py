@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from typing import Any
 
@@ -11,9 +10,10 @@ import jax
 from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, carried, describe, no_work
 from jaxflows.bijectors.residual import residual_dense
+from jaxflows.factory import factory
 
 
-@functools.cache
+@factory
 def invert(inner: Bijector) -> Bijector:
     """The layer v = inner^{-1}(u). ``invert(invert(b)) is b``; no nested fixed point is ever solved by the sweep.
 

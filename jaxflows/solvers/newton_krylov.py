@@ -145,15 +145,15 @@ def _newton(
         def refused(carry: tuple[jax.Array, _Point, jax.Array, jax.Array]) -> jax.Array:
             scale, trial, halvings, _ = carry
             accepted = (size(trial) <= (1 - 1e-4 * scale) * here) & jnp.isfinite(here)
-            return ~accepted & (halvings < HALVINGS)
+            return (halvings < 0) | (~accepted & (halvings < HALVINGS))
 
         def halve(carry: tuple[jax.Array, _Point, jax.Array, jax.Array]) -> tuple[Any, ...]:
             scale, _, halvings, cost = carry
             trial, price = evaluate(state.point.unknown + 0.5 * scale * move, state.point.stack)
             return 0.5 * scale, trial, halvings + 1, cost + price
 
-        trial, price = evaluate(state.point.unknown + move, state.point.stack)
-        start = (jnp.ones_like(here), trial, jnp.zeros((), jnp.int32), cost + price)
+        # the whole step is the loop's first trial: evaluated before it, it would be compiled twice
+        start = (jnp.full_like(here, 2.0), state.point, jnp.full((), -1, jnp.int32), cost)
         _, trial, _, cost = jax.lax.while_loop(refused, halve, start)
         better = size(trial) < here
         point = jax.tree.map(lambda new, old: jnp.where(better, new, old), trial, state.point)

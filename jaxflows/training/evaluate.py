@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -42,8 +43,12 @@ def summarise(log_probs: Any, size: int) -> LogLikelihood:
 
 def flow_log_likelihood(flow: Flow, params: Params, rows: jax.Array, *, batch_size: int = 8) -> LogLikelihood:
     """Exact log-density of rows (n, *event_shape). Cost: d JVPs and an O(d^3) factorisation a block a row."""
-    run = jax.jit(lambda p, y: jax.lax.map(lambda t: flow.log_prob(p, t), y, batch_size=batch_size))
-    return summarise(run(params, jnp.asarray(rows)), flow.size)
+    return summarise(_log_probs(flow, batch_size, params, jnp.asarray(rows)), flow.size)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _log_probs(flow: Flow, batch_size: int, params: Params, rows: jax.Array) -> jax.Array:
+    return jax.lax.map(functools.partial(flow.log_prob, params), rows, batch_size=batch_size)
 
 
 def gaussian_log_likelihood(mean: np.ndarray, covariance: np.ndarray, rows: Any) -> LogLikelihood:

@@ -168,6 +168,17 @@ def fit(
 def initial_params(key: jax.Array, flow: Flow, batch: np.ndarray, noise: Noise | None) -> Params:
     """``flow.init`` followed by data-dependent initialisation on a batch, (b, *event_shape)."""
     k_params, k_noise = jax.random.split(key)
-    params = flow.init(k_params)
+    params = _fresh(flow, k_params)
     start = jnp.asarray(batch, dtype_of(params))
-    return flow.bijector.fit_to_data(params, start if noise is None else noise(k_noise, start))
+    return _fitted(flow, params, start if noise is None else noise(k_noise, start))
+
+
+# compiled once for each flow: run step by step they compile every operation by itself
+@functools.partial(jax.jit, static_argnums=0)
+def _fresh(flow: Flow, key: jax.Array) -> Params:
+    return flow.init(key)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _fitted(flow: Flow, params: Params, batch: jax.Array) -> Params:
+    return flow.bijector.fit_to_data(params, batch)

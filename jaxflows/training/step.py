@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -120,6 +121,7 @@ def renewed(raw: Params, params: Params) -> Params:
     return jax.tree_util.tree_map_with_path(choose, raw, params)
 
 
+@functools.partial(jax.jit, static_argnums=(0, 2))
 def settle(flow: Flow, params: Params, iterations: int = 200) -> Params:
     """Apply `Bijector.constrain` until its power iterations have caught up, so that the certified bound holds.
 
@@ -128,4 +130,4 @@ def settle(flow: Flow, params: Params, iterations: int = 200) -> Params:
 
     Cost: ``iterations`` applications of every operator and its transpose.
     """
-    return jax.jit(lambda p: jax.lax.fori_loop(0, iterations, lambda _, q: flow.bijector.constrain(q), p))(params)
+    return jax.lax.fori_loop(0, iterations, lambda _, q: flow.bijector.constrain(q), params)

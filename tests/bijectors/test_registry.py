@@ -5,29 +5,21 @@ from __future__ import annotations
 import json
 import pkgutil
 
-import jax
-import numpy as np
 import pytest
 
 import jaxflows.bijectors
 from jaxflows.bijectors.registry import FAMILIES, examples, from_spec
-from jaxflows.flows import flow_of
 
 EXAMPLES = [
-    pytest.param(bijector, shape, id=f"{name}-{position}")
+    pytest.param(bijector, id=f"{name}-{position}")
     for name in FAMILIES
-    for position, (bijector, shape) in enumerate(examples(name))
+    for position, (bijector, _) in enumerate(examples(name))
 ]
 
 
-@pytest.mark.parametrize(("bijector", "shape"), EXAMPLES)
-def test_a_rebuilt_bijector_is_the_same_map(random_params, bijector, shape):
-    rebuilt = from_spec(bijector.spec)
-    assert rebuilt.spec == bijector.spec
-    assert rebuilt.output_shape(shape) == bijector.output_shape(shape)
-    params = random_params(flow_of(shape, bijector))
-    u = jax.random.uniform(jax.random.key(0), shape, minval=0.1, maxval=0.9)
-    np.testing.assert_array_equal(rebuilt.transform(params, u), bijector.transform(params, u))
+@pytest.mark.parametrize("bijector", EXAMPLES)
+def test_a_rebuilt_bijector_is_the_identical_one(bijector):
+    assert from_spec(bijector.spec) is bijector
 
 
 def test_every_example_stands_under_its_own_name():
