@@ -269,7 +269,7 @@ def draw(
         inverse=inverse_at_anchor(where, start),
     )  # fmt: skip
     info = info._replace(evaluations=info.evaluations + passes * flow.bijector.blocks)
-    # what the solver left unsolved may lie anywhere; at the anchor its weight is finite, and its solves do not hold up the batch
+    # what was left unsolved may lie anywhere: at the anchor its weight is finite, and its solves do not hold up the batch
     y = jnp.where(info.converged, solution.y, start.anchor)
     held = jax.lax.stop_gradient(theta) if path_derivative else theta
     log_q = posterior.log_prob(held, where.used, eta) - start.log_det

@@ -163,9 +163,7 @@ def _advance(
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-def _nearest(
-    posterior: Posterior, mesh: Mesh | None, max_hidden: int, observations: Observation, moments: ScoreMoments
-) -> Any:
+def _nearest(posterior: Posterior, mesh: Mesh | None, max_hidden: int, observations: Observation, moments: ScoreMoments) -> Any:
     """The members of the family nearest to the Gaussians that the draws so far tell of."""
 
     def one(arguments: Any) -> Any:
@@ -336,7 +334,9 @@ def fit_posterior(
                 if posterior.nearest is not None and chunk + 1 in TURNS:
                     found = _nearest(posterior, mesh, max_hidden, observations, moments)
                     weighed = np.asarray(measure(found, k_bound))
-                    better = moving & (np.nanmean(weighed, axis=1) > np.nanmean(weights[-1], axis=1))
+                    # the same draws before and after, those that both solved; and no fewer of them solved
+                    better = moving & (np.nansum(weighed - weights[-1], axis=1) > 0.0)
+                    better &= np.isnan(weighed).sum(axis=1) <= np.isnan(weights[-1]).sum(axis=1)
                     weights[-1] = np.where(better[:, None], weighed, weights[-1])
                     state = (_chosen(better, found, state[0]), state[1])
             except KeyboardInterrupt:

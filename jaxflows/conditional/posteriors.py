@@ -37,8 +37,8 @@ class Posterior(NamedTuple):
         log_prob: ``(theta, used, eta) -> log q(eta)``.
         learning_rate: of Adam, which moves every entry of theta by about as much a step: the more entries stand behind one of
             eta, the smaller.
-        nearest: ``(used, mean, precision) -> theta``, the member nearest to the Gaussian of that mean (K,) and precision (K, K),
-            which is the identity in unused slots; None for a family that gains nothing from being told.
+        nearest: ``(used, mean, precision) -> theta``, the member nearest to the Gaussian of that mean, (K,), and precision,
+            (K, K) and the identity in unused slots; None for a family that has nothing to train.
     """
 
     name: str

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# least and largest eigenvalue of the precision that a regression is believed to tell, beside those of the reference, which are 1
+# least and largest eigenvalue of the precision that a regression is believed; those of the reference are 1
 LEAST, LARGEST = 0.1, 10.0
 
 

@@ -37,7 +37,8 @@ def test_a_batch_is_solved_to_the_residual_reported(solve):
     left = np.linalg.norm(np.einsum("sij,sj->si", matrices, x) - b, axis=1)
     assert np.all(np.asarray(info.converged))
     assert np.all(left <= 2e-5 * np.linalg.norm(b, axis=1))
-    assert np.all(np.asarray(x)[4] == 0) and info.steps[4] == 0
+    assert np.all(np.asarray(x)[4] == 0)
+    assert info.steps[4] == 0
 
 
 def test_simpler_gmres_counts_its_products_and_needs_few_with_a_good_preconditioner():
