@@ -37,10 +37,25 @@ from jaxflows.recomputation import kept
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, trace
 from jaxflows.solvers.krylov import restricted, solve_restricted
 
-GradientEstimator = Callable[[jax.Array, Flow, Params, Hidden, jax.Array, Partial | None], jax.Array]
-"""``(key, flow, params, where, y, inverse) -> scalar`` whose gradient in params and y estimates that of
-log|det G(y)| - log|det G^HH(y)|; its value means nothing, except for `exact`. ``inverse`` preconditions solves with G^HH, as
-in `jaxflows.solvers.equation.ConstraintSolver`; it may be None."""
+# relative residual of the solves behind a probe: far below the scatter of the probe itself
+PROBE_TOL = 1e-3
+
+
+class Inverses(NamedTuple):
+    """Approximate inverses that precondition an estimator's solves.
+
+    Attributes:
+        hidden: of G^HH, as in `jaxflows.solvers.equation.ConstraintSolver`.
+        whole: of G, from an event to an event.
+    """
+
+    hidden: Partial
+    whole: Partial
+
+
+GradientEstimator = Callable[[jax.Array, Flow, Params, Hidden, jax.Array, Inverses | None], jax.Array]
+"""``(key, flow, params, where, y, inverses) -> scalar`` whose gradient in params and y estimates that of
+log|det G(y)| - log|det G^HH(y)|; its value means nothing, except for `exact`."""
 
 
 class Draw(NamedTuple):
@@ -50,7 +65,7 @@ class Draw(NamedTuple):
         eta: (K,) in the reference's coordinates.
         solution: the solved constraint.
         info: the solver's report.
-        log_weight: log p(y) - log q(y_hidden), whose mean is the bound.
+        log_weight: log p(y) - log q(y_hidden), whose mean is the bound; of no meaning where the solver did not converge.
     """
 
     eta: jax.Array
@@ -77,9 +92,9 @@ def exact() -> GradientEstimator:
     """The exact value and gradient, by differentiating the factorisations: for small d, and for tests."""
 
     def estimate(
-        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverse: Partial | None = None
+        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverses: Inverses | None = None
     ) -> jax.Array:
-        del key, inverse
+        del key, inverses
         return log_det_gap(flow, params, where, y)
 
     return estimate
@@ -111,7 +126,7 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
     inner = power_series(terms=8, probes=probes) if log_det is None else log_det
 
     def estimate(
-        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverse: Partial | None = None
+        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverses: Inverses | None = None
     ) -> jax.Array:
         k_own, k_probe = jax.random.split(key)
         _, own = flow.bijector.estimate(k_own, inner, params, y)
@@ -120,7 +135,8 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
         def one(k: jax.Array) -> jax.Array:
             v = observation.hidden_part(jax.random.rademacher(k, y.shape, y.dtype))
             p, point = jax.lax.stop_gradient((params, y))
-            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True, inverse=inverse)
+            inverse = None if inverses is None else inverses.hidden
+            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True, inverse=inverse, tol=PROBE_TOL)
             return jnp.vdot(kept(jax.lax.stop_gradient(w)), _directional(flow, params, y, v))
 
         return own.value - _mean_over_probes(k_probe, probes, one)
@@ -140,7 +156,7 @@ def nlade(*, probes: int = 1) -> GradientEstimator:
     """
 
     def estimate(
-        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverse: Partial | None = None
+        key: jax.Array, flow: Flow, params: Params, where: Hidden, y: jax.Array, inverses: Inverses | None = None
     ) -> jax.Array:
         observation = where.observation
         p, point = jax.lax.stop_gradient((params, y))
@@ -149,12 +165,15 @@ def nlade(*, probes: int = 1) -> GradientEstimator:
         def one(k: jax.Array) -> jax.Array:
             v = observation.observed_part(jax.random.rademacher(k, y.shape, y.dtype))
             _, pull = restricted(flow, p, nothing, point)
-            correction, _ = solve_restricted(flow, p, observation, point, pull(v), transpose=True, inverse=inverse)
+            hidden_inverse, whole_inverse = (None, None) if inverses is None else inverses
+            correction, _ = solve_restricted(
+                flow, p, observation, point, pull(v), transpose=True, inverse=hidden_inverse, tol=PROBE_TOL
+            )
             left = v - correction
             if flow.bijector.explicit:
                 right = jax.jvp(lambda x: flow.decode(p, x)[0], (flow.encode(p, point),), (flow.bijector.move(v),))[1]
             else:
-                right, _ = solve_restricted(flow, p, nothing, point, v)
+                right, _ = solve_restricted(flow, p, nothing, point, v, inverse=whole_inverse, tol=PROBE_TOL)
             left, right = kept(jax.lax.stop_gradient((left, right)))
             return jnp.vdot(left, _directional(flow, params, y, right))
 
@@ -182,6 +201,22 @@ def _apply_inverse(where: Hidden, inverse: jax.Array, v: jax.Array) -> jax.Array
 def inverse_at_anchor(where: Hidden, start: Reference) -> Partial:
     """The approximate inverse of the hidden block that solvers and estimators take, from the reference's own."""
     return Partial(_apply_inverse, where, jax.lax.stop_gradient(start.inverse))
+
+
+def _apply_whole(inverse: jax.Array, v: jax.Array) -> jax.Array:
+    return (inverse @ v.reshape(-1)).reshape(v.shape)
+
+
+def inverses_at_anchor(flow: Flow, params: Params, where: Hidden, start: Reference) -> Inverses:
+    """What preconditions an estimator's solves for all draws of a row. Cost: d JVPs of ``encode`` and a d x d inverse."""
+
+    def encode(y: jax.Array) -> jax.Array:
+        return flow.bijector.move_back(flow.encode(params, y.reshape(flow.event_shape))).reshape(-1)
+
+    inverse = jnp.linalg.inv(jax.jacfwd(encode)(start.anchor.reshape(-1)))
+    # of a Jacobian that overflowed or is singular there is none, and no preconditioner is a right one too
+    inverse = jnp.where(jnp.all(jnp.isfinite(inverse)), inverse, jnp.eye(flow.size, dtype=inverse.dtype))
+    return Inverses(inverse_at_anchor(where, start), Partial(_apply_whole, inverse))
 
 
 def _predicted(
@@ -240,8 +275,9 @@ def draw(
         inverse=inverse_at_anchor(where, start),
     )  # fmt: skip
     info = info._replace(evaluations=info.evaluations + passes * flow.bijector.blocks)
+    # what was left unsolved may lie anywhere: at the anchor its weight is finite, and its solves do not hold up the batch
+    y = jnp.where(info.converged, solution.y, start.anchor)
     held = jax.lax.stop_gradient(theta) if path_derivative else theta
     log_q = posterior.log_prob(held, where.used, eta) - start.log_det
-    x = flow.encode(params, solution.y)
-    log_weight = standard_normal_log_prob(x) + log_det(solution.y) - log_q
+    log_weight = standard_normal_log_prob(flow.encode(params, y)) + log_det(y) - log_q
     return Draw(eta, solution, info, log_weight)

@@ -16,11 +16,12 @@ import optax
 from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.elbo import GradientEstimator, draw, gradient_estimator, inverse_at_anchor, log_det_gap
+from jaxflows.conditional.elbo import GradientEstimator, Inverses, draw, gradient_estimator, inverses_at_anchor, log_det_gap
 from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.partition import LEAST_OVERLAP, PARTITIONS, check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, householder, is_anchored, reference
+from jaxflows.conditional.score_moments import ScoreMoments, implied_gaussian, score_moments
 from jaxflows.flows import Flow
 from jaxflows.for_each_key import for_each_key
 from jaxflows.observation import Observation
@@ -32,6 +33,10 @@ from jaxflows.solvers.robust import quick_solver
 
 # steps compiled into one call; between calls the bound is measured, progress shown, and an interrupt can act
 CHUNK = 20
+
+# after so many chunks the family is set to what the draws so far tell of, where that has the better bound: each time they
+# have about doubled
+TURNS = (1, 2, 4, 8)
 
 
 class Fitted(NamedTuple):
@@ -89,29 +94,48 @@ def _begin(
 def _advance(
     flow: Flow, posterior: Posterior, mesh: Mesh | None, solver: ConstraintSolver, max_hidden: int,
     optimizer: optax.GradientTransformation, estimator: GradientEstimator, num_samples: int, path_derivative: bool,
-    params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, state: Any, moving: jax.Array,
-    keys: jax.Array,
-) -> tuple[Any, jax.Array]:  # fmt: skip
+    params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, state: Any, moments: ScoreMoments,
+    moving: jax.Array, keys: jax.Array,
+) -> tuple[Any, ScoreMoments, jax.Array]:  # fmt: skip
+    # the gradient with respect to each draw comes on the way to theta's
+    nudged = posterior._replace(
+        transform=lambda theta, used, eps: posterior.transform(theta[0], used, eps) + theta[1],
+        log_prob=lambda theta, used, eta: posterior.log_prob(theta[0], used, eta),
+    )
+
     def surrogate(
-        theta: Any, params: Params, observation: Observation, known: jax.Array, start: Reference, k: jax.Array
-    ) -> Any:
+        theta: Any, nudges: jax.Array, params: Params, observation: Observation, known: jax.Array, start: Reference,
+        inverses: Inverses, k: jax.Array,
+    ) -> Any:  # fmt: skip
         where = hidden(observation, max_hidden)
         turned, turned_params = framed(flow, params, start.rotation)
 
-        def one(k: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(k: jax.Array, nudge: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
             k_eps, k_trace = jax.random.split(k)
             eps = jax.random.normal(k_eps, where.slots.shape)
             drawn = draw(
-                eps, turned, turned_params, where, observation.observed_part(known), posterior, theta, start, solver,
-                lambda y: estimator(k_trace, turned, turned_params, where, y, inverse_at_anchor(where, start)), path_derivative,
+                eps, turned, turned_params, where, observation.observed_part(known), nudged, (theta, nudge), start, solver,
+                lambda y: estimator(k_trace, turned, turned_params, where, y, inverses), path_derivative,
             )  # fmt: skip
-            return jnp.where(drawn.info.converged, drawn.log_weight, 0.0), drawn.info.converged
+            return jnp.where(drawn.info.converged, drawn.log_weight, 0.0), drawn.eta, drawn.info.converged
 
-        values, converged = for_each_key(one, k, num_samples)
-        return -jnp.sum(values) / jnp.maximum(jnp.sum(converged), 1), jnp.mean(1.0 - converged)
+        values, etas, converged = jax.vmap(one)(jax.random.split(k, num_samples), nudges)
+        return -jnp.sum(values) / jnp.maximum(jnp.sum(converged), 1), (etas, converged)
 
-    def row_step(params: Params, theta: Any, inner: Any, observation: Any, known: Any, start: Any, moves: Any, k: Any) -> Any:
-        gradient, failed = jax.grad(surrogate, has_aux=True)(theta, params, observation, known, start, k)
+    def row_step(
+        params: Params, theta: Any, inner: Any, moments: Any, observation: Any, known: Any, start: Any, moves: Any,
+        inverses: Any, k: Any,
+    ) -> Any:  # fmt: skip
+        used = hidden(observation, max_hidden).used
+        nudges = jnp.zeros((num_samples, used.size), known.dtype)
+        (gradient, by_draw), (etas, converged) = jax.grad(surrogate, argnums=(0, 1), has_aux=True)(
+            theta, nudges, params, observation, known, start, inverses, k
+        )
+        if posterior.nearest is not None:
+            # of log p alone, and of its mean over the draws
+            scores = jax.vmap(lambda eta: jax.grad(posterior.log_prob, argnums=2)(theta, used, eta))(etas)
+            rests = scores - by_draw * jnp.maximum(jnp.sum(converged), 1) + etas
+            moments = jax.tree.map(jnp.add, moments, score_moments(etas, rests, converged))
         # one draw that overflowed must not end the fit
         finite = jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]))
         gradient = jax.tree.map(lambda g: jnp.where(finite, g, 0.0), gradient)
@@ -119,20 +143,40 @@ def _advance(
         moved = optax.apply_updates(theta, updates)
         keep = moves & finite
         select = functools.partial(jax.tree.map, lambda new, old: jnp.where(keep, new, old))
-        return select(moved, theta), select(new_inner, inner), failed
+        return select(moved, theta), select(new_inner, inner), moments, jnp.mean(1.0 - converged)
 
-    def steps(params: Params, rows: Any) -> tuple[Any, jax.Array]:
-        state, keys, *problem = rows
+    def row_inverses(params: Params, arguments: Any) -> Inverses:
+        observation, start = arguments
+        return inverses_at_anchor(*framed(flow, params, start.rotation), hidden(observation, max_hidden), start)
+
+    def steps(params: Params, rows: Any) -> tuple[Any, ScoreMoments, jax.Array]:
+        state, keys, observations, known, starts, moves = rows
+        inverses = jax.lax.map(functools.partial(row_inverses, params), (observations, starts))
 
         def step(state: Any, number: jax.Array) -> Any:
             of_step = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
-            theta, inner, failed = jax.vmap(lambda *row: row_step(params, *row))(*state, *problem, of_step)
-            return (theta, inner), failed
+            *state, failed = jax.vmap(lambda *row: row_step(params, *row))(
+                *state, observations, known, starts, moves, inverses, of_step
+            )
+            return tuple(state), failed
 
-        state, failed = jax.lax.scan(step, state, jnp.arange(CHUNK))
-        return state, jnp.mean(failed, axis=0)
+        (theta, inner, moments), failed = jax.lax.scan(step, state, jnp.arange(CHUNK))
+        return (theta, inner), moments, jnp.mean(failed, axis=0)
 
-    return by_rows(steps, mesh)(params, (state, keys, observations, y_observed, starts, moving))
+    return by_rows(steps, mesh)(params, ((*state, moments), keys, observations, y_observed, starts, moving))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _nearest(posterior: Posterior, mesh: Mesh | None, max_hidden: int, observations: Observation, moments: ScoreMoments) -> Any:
+    """The members of the family nearest to the Gaussians that the draws so far tell of."""
+
+    def one(arguments: Any) -> Any:
+        observation, moments = arguments
+        used = hidden(observation, max_hidden).used
+        assert posterior.nearest is not None
+        return posterior.nearest(used, *implied_gaussian(moments, used))
+
+    return by_rows(lambda shared, rows: jax.lax.map(one, rows), mesh)((), (observations, moments))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3, 4, 5))
@@ -179,6 +223,10 @@ def begin(
     if bool(jnp.all(fitted.start.partition == PARTITIONS.index("same"))):
         return fitted._replace(start=fitted.start._replace(rotation=None))
     return fitted
+
+
+def _chosen(rows: np.ndarray, these: Any, those: Any) -> Any:
+    return jax.tree.map(lambda a, b: jnp.where(rows.reshape(-1, *(1,) * (a.ndim - 1)), a, b), these, those)
 
 
 @functools.cache
@@ -272,6 +320,8 @@ def fit_posterior(
     if solver is None:
         solver = quick_solver(is_anchored(posterior, starts))
     state = (theta, jax.vmap(optimizer.init)(theta))
+    nothing = score_moments(*(jnp.zeros((1, max_hidden), y_observed.dtype),) * 2, jnp.zeros(1, bool))
+    moments = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), nothing)
     if not jax.tree.leaves(theta):
         steps = 0
     measure = functools.partial(_measure, flow, posterior, mesh, solver, max_hidden, bound_samples, *problem, starts)
@@ -281,11 +331,19 @@ def fit_posterior(
     with progress_bar(chunks * CHUNK, description="fit posterior", show=progress) as bar:
         for chunk in range(chunks):
             try:
-                state, failure = _advance(
+                state, moments, failure = _advance(
                     flow, posterior, mesh, solver, max_hidden, optimizer, chosen, num_samples, path_derivative, *problem,
-                    starts, state, jnp.asarray(moving), jax.vmap(lambda k, c=chunk: jax.random.fold_in(k, c))(k_steps),
+                    starts, state, moments, jnp.asarray(moving), jax.vmap(lambda k, c=chunk: jax.random.fold_in(k, c))(k_steps),
                 )  # fmt: skip
                 weights.append(np.asarray(measure(state[0], k_bound)))
+                if posterior.nearest is not None and chunk + 1 in TURNS:
+                    found = _nearest(posterior, mesh, max_hidden, observations, moments)
+                    weighed = np.asarray(measure(found, k_bound))
+                    # the same draws before and after, those that both solved; and no fewer of them solved
+                    better = moving & (np.nansum(weighed - weights[-1], axis=1) > 0.0)
+                    better &= np.isnan(weighed).sum(axis=1) <= np.isnan(weights[-1]).sum(axis=1)
+                    weights[-1] = np.where(better[:, None], weighed, weights[-1])
+                    state = (_chosen(better, found, state[0]), state[1])
             except KeyboardInterrupt:
                 interrupted = True
                 break

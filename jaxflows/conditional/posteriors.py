@@ -38,6 +38,8 @@ class Posterior(NamedTuple):
         log_prob: ``(theta, used, eta) -> log q(eta)``.
         learning_rate: of Adam, which moves every entry of theta by about as much a step: the more entries stand behind one of
             eta, the smaller.
+        nearest: ``(used, mean, precision) -> theta``, the member nearest to the Gaussian of that mean, (K,), and precision,
+            (K, K) and the identity in unused slots; None for a family that has nothing to train.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Posterior(NamedTuple):
     transform: Callable[[Any, jax.Array, jax.Array], jax.Array]
     log_prob: Callable[[Any, jax.Array, jax.Array], jax.Array]
     learning_rate: float = 3e-2
+    nearest: Callable[[jax.Array, jax.Array, jax.Array], Any] | None = None
 
 
 @full_precision
@@ -101,7 +104,9 @@ def householder(*, num_reflections: int = 20, start: str = "gauss_newton") -> Po
     """eta = mu + H_1 ... H_n diag(sigma) eps, H_i = I - 2 v_i v_i^T / |v_i|^2 (IVCNF Eq. 11).
 
     The vectors v_i are cut to the hidden slots, so the reflections stay inside the hidden subspace. With sigma = 1 at the
-    start the reflections cancel from the density.
+    start the reflections cancel from the density, and have no gradient: `fit_posterior` turns them to the principal directions
+    that its first draws tell of. Any n orthonormal directions are images of axes under n reflections, those of their QR
+    factorisation.
 
     Args:
         num_reflections: n; the paper takes 50 on CIFAR-10.
@@ -134,7 +139,23 @@ def householder(*, num_reflections: int = 20, start: str = "gauss_newton") -> Po
         eps = reflect(theta["vectors"], used, centred, reverse=False) * jnp.exp(-theta["log_sigma"])
         return hidden_normal_log_prob(used, eps) - jnp.sum(jnp.where(used, theta["log_sigma"], 0.0))
 
-    return Posterior(f"householder({num_reflections})", start, init, transform, log_prob)
+    def nearest(used: jax.Array, mean: jax.Array, precision: jax.Array) -> Any:
+        size = used.size
+        vectors = jnp.zeros((num_reflections, size), mean.dtype)
+        if num_reflections:
+            values, directions = jnp.linalg.eigh(precision)
+            # those in which it is farthest from N(0, I), which needs no reflections
+            far = jnp.argsort(-jnp.abs(jnp.log(values)))[:num_reflections]
+            packed, _ = jnp.linalg.qr(directions[:, far], mode="raw")
+            unit = jnp.triu(packed, 1) + jnp.eye(*packed.shape, dtype=packed.dtype)
+            # as long as the random ones of the start: the turn of a step of Adam depends on it
+            vectors = vectors.at[: far.size].set(unit * jnp.sqrt(size / jnp.sum(unit**2, axis=1, keepdims=True)))
+        axes = jax.vmap(lambda axis: reflect(vectors, used, axis, reverse=True))(jnp.eye(size, dtype=mean.dtype))
+        # row j is H e_j; of all scales these have the least KL(q || p)
+        log_sigma = -0.5 * jnp.log(jnp.einsum("ji,ik,jk->j", axes, precision, axes))
+        return {"mu": jnp.where(used, mean, 0.0), "log_sigma": jnp.where(used, log_sigma, 0.0), "vectors": vectors}
+
+    return Posterior(f"householder({num_reflections})", start, init, transform, log_prob, nearest=nearest)
 
 
 @factory
@@ -164,4 +185,9 @@ def full_rank(*, start: str = "gauss_newton") -> Posterior:
         eps = jax.scipy.linalg.solve_triangular(factor(theta, used), centred, lower=True)
         return hidden_normal_log_prob(used, eps) - jnp.sum(jnp.where(used, theta["log_diagonal"], 0.0))
 
-    return Posterior("full_rank", start, init, transform, log_prob, learning_rate=5e-3)
+    def nearest(used: jax.Array, mean: jax.Array, precision: jax.Array) -> Any:
+        lower = jnp.linalg.cholesky(jnp.linalg.inv(precision))
+        log_diagonal = jnp.where(used, jnp.log(jnp.diagonal(lower)), 0.0)
+        return {"mu": jnp.where(used, mean, 0.0), "log_diagonal": log_diagonal, "lower": jnp.tril(lower, -1)}
+
+    return Posterior("full_rank", start, init, transform, log_prob, learning_rate=5e-3, nearest=nearest)

@@ -49,6 +49,80 @@ def gmres(
     """
     restart = min(restart, right_hand_side.size)
 
+    def cycle(b: jax.Array, tol: jax.Array) -> tuple[jax.Array, int]:
+        x, _ = jax.scipy.sparse.linalg.gmres(
+            operator, b, tol=tol, restart=restart, maxiter=1, solve_method="incremental", M=preconditioner
+        )
+        # a cycle's own residuals before and after it
+        return x, restart + 2
+
+    return _refined(cycle, operator, right_hand_side, tol, max_restarts)
+
+
+def simpler_gmres(
+    operator: LinearMap,
+    right_hand_side: jax.Array,
+    *,
+    tol: float | jax.Array,
+    restart: int = 20,
+    max_restarts: int = 10,
+    preconditioner: LinearMap | None = None,
+) -> tuple[jax.Array, SolveInfo]:
+    """`gmres` for a batch of small systems under ``vmap``: the same Krylov spaces and minimal residuals, for less.
+
+    With w_k an orthonormal basis of A K_m and A z_k = w_k, the residual falls as r <- r - (w_k . r) w_k and x grows by
+    (w_k . r) z_k: no Hessenberg matrix and no rotations, whose loops of a few numbers each are what `gmres` spends its time
+    on there. The next direction is the residual where the last step lowered it by a tenth, which keeps the basis well
+    conditioned, and w_k elsewhere, which never breaks down.
+
+    Args, Returns: as `gmres`; ``info.evaluations`` is exact. Memory: 2 restart vectors.
+
+    References: Walker and Zhou 1994 (A simpler GMRES); Jiranek and Rozloznik 2010 (its adaptive version).
+    """
+    shape, size, dtype = right_hand_side.shape, right_hand_side.size, right_hand_side.dtype
+    restart = min(restart, size)
+
+    def apply(function: LinearMap | None, v: jax.Array) -> jax.Array:
+        return v if function is None else function(v.reshape(shape)).reshape(-1)
+
+    def cycle(b: jax.Array, tol: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def unfinished(carry: Any) -> jax.Array:
+            *_, norm, steps, grown = carry
+            return (norm > tol) & (steps < restart) & grown
+
+        def body(carry: Any) -> Any:
+            x, r, direction, basis, norm, steps, _ = carry
+            z = apply(preconditioner, direction)
+            pair = jnp.concatenate([apply(operator, z), z])
+            pair = pair - (basis[:, :size] @ pair[:size]) @ basis
+            length = jnp.linalg.norm(pair[:size])
+            grown = length > 0
+            pair = pair / jnp.where(grown, length, 1.0)
+            w, z = pair[:size], pair[size:]
+            share = w @ r
+            r = r - share * w
+            left = jnp.linalg.norm(r)
+            # a selection, not an indexed write: see `jaxflows.solvers.anderson`
+            basis = jnp.where((jnp.arange(restart) == steps)[:, None], pair, basis)
+            return x + share * z, r, jnp.where(left < 0.9 * norm, r, w), basis, left, steps + 1, grown
+
+        b = b.reshape(-1)
+        carry = (jnp.zeros_like(b), b, b, jnp.zeros((restart, 2 * size), dtype), jnp.linalg.norm(b), 0, jnp.ones((), bool))
+        x, *_, steps, _ = jax.lax.while_loop(unfinished, body, carry)
+        return x.reshape(shape), steps
+
+    return _refined(cycle, operator, right_hand_side, tol, max_restarts)
+
+
+def _refined(
+    cycle: Callable[[jax.Array, jax.Array], tuple[jax.Array, int | jax.Array]],
+    operator: LinearMap,
+    right_hand_side: jax.Array,
+    tol: float | jax.Array,
+    max_restarts: int,
+) -> tuple[jax.Array, SolveInfo]:
+    """Repeat ``(b, tol) -> (x, applications of A)`` on what is left of b, until the measured residual meets the tolerance."""
+
     def norm(v: jax.Array) -> jax.Array:
         return jnp.sqrt(jnp.sum(v * v))
 
@@ -56,15 +130,12 @@ def gmres(
     unit = jnp.where(size > 0, size, 1.0)
 
     def unfinished(carry: tuple[jax.Array, ...]) -> jax.Array:
-        _, _, residual, cycles, gaining = carry
+        _, _, residual, cycles, _, gaining = carry
         return (residual > tol) & (cycles < max_restarts) & gaining
 
-    def cycle(carry: Any) -> Any:
-        x, defect, residual, cycles, _ = carry
-        step, _ = jax.scipy.sparse.linalg.gmres(
-            operator, defect / residual, tol=0.5 * tol / residual, restart=restart, maxiter=1,
-            solve_method="incremental", M=preconditioner,
-        )  # fmt: skip
+    def again(carry: Any) -> Any:
+        x, defect, residual, cycles, evaluations, _ = carry
+        step, spent = cycle(defect / residual, 0.5 * tol / residual)
         trial = x + residual * step
         trial_defect = right_hand_side / unit - operator(trial)
         trial_residual = norm(trial_defect)
@@ -73,16 +144,16 @@ def gmres(
         gaining = trial_residual < 0.9 * residual
         x = jnp.where(better, trial, x)
         defect = jnp.where(better, trial_defect, defect)
-        return x, defect, jnp.where(better, trial_residual, residual), cycles + 1, gaining
+        return x, defect, jnp.where(better, trial_residual, residual), cycles + 1, evaluations + spent + 1, gaining
 
     b = right_hand_side / unit
     finite = jnp.all(jnp.isfinite(b))
     residual = jnp.where(finite, norm(b), jnp.inf)
-    carry = (jnp.zeros_like(b), b, residual, jnp.zeros((), jnp.int32), finite)
+    zero = jnp.zeros((), jnp.int32)
+    carry = (jnp.zeros_like(b), b, residual, zero, zero, finite)
     with jax.default_matmul_precision("highest"):
-        x, _, residual, cycles, _ = jax.lax.while_loop(unfinished, cycle, carry)
-    # a cycle's own residuals before and after it, and the one that judges it
-    return x * unit, SolveInfo(residual, cycles, residual <= tol, cycles * (restart + 3))
+        x, _, residual, cycles, evaluations, _ = jax.lax.while_loop(unfinished, again, carry)
+    return x * unit, SolveInfo(residual, cycles, residual <= tol, evaluations)
 
 
 def linear_tolerance(dtype: Any) -> float:
@@ -116,6 +187,7 @@ def solve_restricted(
     *,
     transpose: bool = False,
     inverse: LinearMap | None = None,
+    tol: float | None = None,
 ) -> tuple[jax.Array, SolveInfo]:
     """(G^HH)^{-1} P_H b at y, or with ``transpose`` (G^HH)^{-T} P_H b, zero on the observed subspace.
 
@@ -123,6 +195,7 @@ def solve_restricted(
         right_hand_side: b, event-shaped (move a latent back first).
         transpose: solve with the transpose.
         inverse: an approximate inverse of G^HH, from a hidden event to a hidden event; transposed where need be.
+        tol: relative residual accepted; `linear_tolerance` when None.
 
     Returns:
         ``(solution, info)``; ``info.evaluations`` counts a product with the Jacobian as two passes.
@@ -137,5 +210,6 @@ def solve_restricted(
             return transposed(v)[0]
 
     operator = backward if transpose else forward
-    solution, info = gmres(operator, b, tol=linear_tolerance(b.dtype), preconditioner=preconditioner)
+    limit = linear_tolerance(b.dtype) if tol is None else tol
+    solution, info = simpler_gmres(operator, b, tol=limit, preconditioner=preconditioner)
     return observation.hidden_part(solution), info._replace(evaluations=2 * flow.bijector.blocks * info.evaluations)
