@@ -10,9 +10,14 @@ from pathlib import Path
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".jax_cache"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.3")
-# the suite's programs are many, small and run a few times: on two cores compiling them was 70% of its time, and is half that
-# unoptimised. jaxlib ends the process at a flag it does not know, and later ones have no other kind of fusion
-_flags = ["--xla_backend_optimization_level=0"]
+# the suite's programs are many, small and run a few times: on two cores compiling them was 70% of its time, and is half
+# that unoptimised and in one piece each. jaxlib ends the process at a flag it does not know, and later ones have no other
+# kind of fusion
+_flags = [
+    "--xla_backend_optimization_level=0",
+    "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_parallel_codegen_split_count=1",
+]
 if metadata.version("jax").startswith("0.9."):
     _flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ.setdefault("XLA_FLAGS", " ".join(_flags))

@@ -14,8 +14,6 @@ from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.residual import residual_conv, residual_dense
 from jaxflows.log_det.estimators import exact, power_series, russian_roulette, truncation_bound
 
-DRAFT = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
 
 def _contractive(bijector, shape, seed=0):
     """Numpy parameters: matrices of norm 0.95, kernels with tap norms that sum to 0.95, everything else random."""
@@ -49,13 +47,13 @@ def test_five_actnorms_and_residual_blocks_invert_to_1e6(shape):
             v = layer.transform(params, u)
             return v, layer.invert(params, v)
 
-        v, (back, info) = jax.jit(there_and_back, compiler_options=DRAFT)(params, u)
+        v, (back, info) = jax.jit(there_and_back)(params, u)
         np.testing.assert_allclose(back, u, rtol=0, atol=1e-9)
         assert bool(info.converged)
         assert float(jnp.max(jnp.abs(v - u))) > 0.1
         if len(shape) == 1:
-            log_det = jax.jit(layer.forward, compiler_options=DRAFT)(params, u)[1]
-            inverse_log_det = jax.jit(layer.inverse, compiler_options=DRAFT)(params, v)[1]
+            log_det = jax.jit(layer.forward)(params, u)[1]
+            inverse_log_det = jax.jit(layer.inverse)(params, v)[1]
             np.testing.assert_allclose(log_det, -inverse_log_det, atol=1e-9)
 
 
@@ -72,7 +70,7 @@ def test_the_grid_of_dimensions_and_estimators(dimension, estimator):
             v, log_det = layer.estimate(key, estimator, params, u)
             return v, log_det, layer.invert(params, v)[0], layer.forward(params, u)[1]
 
-        _, log_det, back, truth = jax.jit(both_ways, compiler_options=DRAFT)(params, u, jax.random.key(3))
+        _, log_det, back, truth = jax.jit(both_ways)(params, u, jax.random.key(3))
     np.testing.assert_allclose(back, u, rtol=0, atol=1e-10)
     if estimator is exact():
         np.testing.assert_allclose(log_det.value, truth, atol=1e-12)
@@ -137,7 +135,7 @@ def test_invariants_of_an_honest_bijector_on_a_grid_of_points():
             back, inverse_log_det = layer.inverse(params, v)
             return back, layer.transform(params, layer.invert(params, u)[0]), log_det, inverse_log_det
 
-        back, there, log_det, inverse_log_det = jax.jit(jax.vmap(one), compiler_options=DRAFT)(grid)
+        back, there, log_det, inverse_log_det = jax.jit(jax.vmap(one))(grid)
     np.testing.assert_allclose(back, grid, atol=1e-10)
     np.testing.assert_allclose(there, grid, atol=1e-10)
     np.testing.assert_allclose(inverse_log_det, -log_det, atol=1e-10)

@@ -26,17 +26,14 @@ def raw_params(bijector: Any, shape: tuple[int, ...], kind: str, dtype: str) -> 
     return jax.tree.map(lambda leaf: jnp.asarray(RAW[kind](rng, leaf.shape), dtype), template)
 
 
-_OPTIONS = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-
-
-@functools.partial(jax.jit, static_argnums=0, compiler_options=_OPTIONS)
+@functools.partial(jax.jit, static_argnums=0)
 def all_of(bijector: Any, params: Any, u: jax.Array) -> Any:
     """``(forward, jacobian, invert of the image)`` of a layer on one flat event."""
     forward = bijector.forward(params, u)
     return forward, jax.jacfwd(functools.partial(bijector.transform, params))(u), bijector.invert(params, forward[0])
 
 
-@functools.partial(jax.jit, static_argnums=0, compiler_options=_OPTIONS)
+@functools.partial(jax.jit, static_argnums=0)
 def _everything(bijector: Any, params: Any, batch: jax.Array) -> Any:
     def one(u: jax.Array) -> Any:
         v, log_det = bijector.forward(params, u)

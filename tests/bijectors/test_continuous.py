@@ -22,9 +22,6 @@ from jaxflows.persistence import load, save
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.training.fit import fit
 
-DRAFT = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-jit = functools.partial(jax.jit, compiler_options=DRAFT)
-
 
 def flow_of_field(apply, *, legs=2, steps=2, solver="tsit5", probes=1, constant=math.inf):
     velocity = Velocity(lambda key, shape: {}, apply, lambda params: jnp.asarray(constant))
@@ -75,7 +72,7 @@ def test_the_steps_are_those_of_diffrax(solver):
     velocity = concatsquash((6,), "tanh")
     with jax.enable_x64(True):
         params, u = parameters(layer, (4,)), jnp.asarray(np.random.default_rng(1).standard_normal(4))
-        seen = jit(layer.transform)(params, u)
+        seen = jax.jit(layer.transform)(params, u)
         method = {"bosh3": diffrax.Bosh3, "tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8}[solver]()
         term = diffrax.ODETerm(lambda t, z, args: velocity.apply(args, t, z))
         meant = diffrax.diffeqsolve(term, method, 0.0, 1.0, 1.0 / 6.0, u, params, max_steps=7).ys[0]
@@ -99,7 +96,7 @@ def test_a_free_form_field_with_a_random_net_has_the_log_det_of_the_true_solutio
 
     with jax.enable_x64(True):
         u = jnp.asarray(rng.standard_normal(5))
-        v, log_det = jit(flow_of_field(field, legs=4).forward)({}, u)
+        v, log_det = jax.jit(flow_of_field(field, legs=4).forward)({}, u)
         truth = jnp.linalg.slogdet(jax.jacfwd(solve)(u))[1]
         np.testing.assert_allclose(v, solve(u), atol=1e-7)
     np.testing.assert_allclose(log_det, truth, atol=1e-7)
@@ -124,8 +121,8 @@ def test_the_discretisation_s_part_of_the_estimate_falls_as_the_third_power_of_t
         for legs in (2, 4):
             layer = continuous(hidden=(8,), legs=legs, probes=2)
             params = parameters(layer, (1,), scale=2.0)
-            _, log_det = jit(layer.forward)(params, u)
-            _, estimate = jit(lambda key, layer=layer, params=params: layer.estimate(key, power_series(), params, u))(
+            _, log_det = jax.jit(layer.forward)(params, u)
+            _, estimate = jax.jit(lambda key, layer=layer, params=params: layer.estimate(key, power_series(), params, u))(
                 jax.random.key(0)
             )
             assert float(estimate.std_error) < 1e-12
@@ -154,7 +151,7 @@ def test_the_estimate_and_its_gradient_are_unbiased_and_its_error_bar_is_honest(
     with jax.enable_x64(True):
         params, u = parameters(layer, (3,), scale=1.5), jnp.asarray([0.3, -0.8, 1.1])
         seen, gradients = jax.tree.map(np.asarray, draws(layer, russian_roulette(), count, params, u))
-        truth, slope = jit(jax.value_and_grad(lambda inputs: layer.forward(*inputs)[1]))((params, u))
+        truth, slope = jax.jit(jax.value_and_grad(lambda inputs: layer.forward(*inputs)[1]))((params, u))
         slope = np.asarray(ravel_pytree(slope)[0])
     assert abs(float(truth)) > 0.01
     for samples, meant in ((seen.value[:, None], np.asarray([truth])), (gradients, slope)):
@@ -177,7 +174,7 @@ def test_one_probe_has_no_error_bar_and_exact_has_no_error():
         key = jax.random.key(0)
         return layer.estimate(key, power_series(), params, u), layer.estimate(key, exact(), params, u), layer.forward(params, u)
 
-    (_, one), (v, known), (image, log_det) = jit(all_three)(params, u)
+    (_, one), (v, known), (image, log_det) = jax.jit(all_three)(params, u)
     assert float(one.std_error) == np.inf
     assert abs(float(one.value - log_det)) > 1e-3
     np.testing.assert_allclose(v, image, atol=1e-6)
@@ -190,7 +187,9 @@ def test_fresh_probes_at_every_node_make_the_error_fall_with_the_number_of_legs(
     for legs in (1, 8):
         layer = continuous(hidden=(6,), legs=legs)
         params, keys = parameters(layer, (3,), scale=1.5), jax.random.split(jax.random.key(2), 500)
-        run = jit(jax.vmap(lambda key, params, layer=layer: layer.estimate(key, power_series(), params, u)[1].value, (0, None)))
+        run = jax.jit(
+            jax.vmap(lambda key, params, layer=layer: layer.estimate(key, power_series(), params, u)[1].value, (0, None))
+        )
         variances.append(float(np.var(run(keys, params))))
     assert variances[1] < variances[0] / 5.0
 
@@ -207,7 +206,7 @@ def test_the_boundary_sweep_solves_the_constraint(kind):
     def solve(params):
         return boundary_sweep()(flow, params, seen, seen.observed_part(y), x_hidden, None)
 
-    solution, info = jit(solve)(params)
+    solution, info = jax.jit(solve)(params)
     assert bool(info.converged)
     assert float(jnp.max(jnp.abs(seen.hidden_part(flow.encode(params, solution.y) - x_hidden)))) <= 1e-4
     np.testing.assert_allclose(seen.observed_part(solution.y), seen.observed_part(y), atol=1e-6)
@@ -223,7 +222,7 @@ def test_the_sweep_contracts_when_a_long_expansion_is_cut_into_legs():
         layer = flow_of_field(lambda params, t, z: 1.5 * z, legs=legs, solver="bosh3", constant=1.5)
         flow = flows.flow_of((2,), layer)
         solver = boundary_sweep(history=0, max_sweeps=200)
-        run = jit(lambda y, x, solver=solver, flow=flow: solver(flow, {}, seen, y, x, None)[1])
+        run = jax.jit(lambda y, x, solver=solver, flow=flow: solver(flow, {}, seen, y, x, None)[1])
         converged.append(bool(run(jnp.asarray([0.7, 0.0]), jnp.asarray([0.0, -1.3])).converged))
         constants.append(float(layer.lipschitz({})))
     assert converged == [False, True]
@@ -243,13 +242,13 @@ def test_the_certified_constant_bounds_every_leg():
         legs = jax.vmap(lambda before, after: after @ jnp.linalg.inv(before))(through[:-1], through[1:])
         return jnp.linalg.norm(legs - jnp.eye(4), ord=2, axis=(1, 2))
 
-    largest = float(jnp.max(jit(jax.vmap(residual_norms))(jnp.asarray(points, jnp.float32))))
+    largest = float(jnp.max(jax.jit(jax.vmap(residual_norms))(jnp.asarray(points, jnp.float32))))
     assert 0.02 < largest <= float(layer.lipschitz(params)) < 0.6
 
 
 def test_an_equation_too_stiff_for_its_steps_is_reported():
     layer = flow_of_field(lambda params, t, z: -200.0 * jnp.sin(3.0 * z), legs=1, solver="bosh3")
-    _, info = jit(layer.invert)({}, jnp.asarray([0.4, -0.9]))
+    _, info = jax.jit(layer.invert)({}, jnp.asarray([0.4, -0.9]))
     assert not bool(info.converged)
 
 
@@ -259,9 +258,9 @@ def test_the_inverse_is_that_of_the_steps_not_of_the_equation():
     with jax.enable_x64(True):
         params, u = parameters(layer, (3,), scale=3.0), jnp.asarray([0.3, -0.8, 1.1])
         fine = continuous(hidden=(6,), legs=64, solver="tsit5")
-        v = jit(layer.transform)(params, u)
-        back, info = jit(layer.invert)(params, v)
-        assert np.max(np.abs(jit(fine.invert)(params, v)[0] - u)) > 1e-4
+        v = jax.jit(layer.transform)(params, u)
+        back, info = jax.jit(layer.invert)(params, v)
+        assert np.max(np.abs(jax.jit(fine.invert)(params, v)[0] - u)) > 1e-4
         np.testing.assert_allclose(back, u, rtol=0, atol=1e-11)
         assert float(info.residual) <= 1e-11
 
@@ -293,8 +292,8 @@ def test_the_gradient_of_a_jvp_matches_finite_differences():
             return jnp.sum(jax.jvp(lambda z: layer.transform(unravel(flat), z), (u,), (direction,))[1] ** 2)
 
         way = jnp.sin(1.0 + jnp.arange(flat.size))
-        slope = jit(jax.grad(form))(flat) @ way
-        run = jit(form)
+        slope = jax.jit(jax.grad(form))(flat) @ way
+        run = jax.jit(form)
         difference = (run(flat + 1e-5 * way) - run(flat - 1e-5 * way)) / 2e-5
     np.testing.assert_allclose(slope, difference, rtol=1e-7)
     assert abs(float(slope)) > 1e-3
@@ -305,7 +304,7 @@ def test_single_precision_stays_single_in_64_bit_mode():
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), parameters(layer, (3,)))
         u = jnp.ones(3, jnp.float32)
-        run = jit(lambda key, p, u: (layer.invert(p, u)[0], layer.estimate(key, power_series(), p, u)))
+        run = jax.jit(lambda key, p, u: (layer.invert(p, u)[0], layer.estimate(key, power_series(), p, u)))
         back, (v, log_det) = run(jax.random.key(0), params, u)
         assert back.dtype == v.dtype == log_det.value.dtype == jnp.float32
 

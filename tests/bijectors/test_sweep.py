@@ -28,8 +28,11 @@ def _observation(kind, shape):
     return linear(rng.standard_normal((max(1, size // 3), size)), shape).observation
 
 
-@pytest.mark.parametrize("kind", ["mask", "linear"])
-@pytest.mark.parametrize("name", sorted(CASES))
+# a layer uses of an observation its projectors alone, and the linear one's mix all entries: a mask where it is carried along
+MASKED = ("beside-1", "chain-1", "factor_out-0", "implicit", "residual_dense-0", "squeeze-0")
+
+
+@pytest.mark.parametrize(("name", "kind"), [(name, "linear") for name in sorted(CASES)] + [(name, "mask") for name in MASKED])
 def test_a_consistent_path_is_a_fixed_point_of_both_half_sweeps(name, kind):
     bijector, shape, _ = CASES[name]
     with jax.enable_x64(True):
@@ -42,9 +45,7 @@ def test_a_consistent_path_is_a_fixed_point_of_both_half_sweeps(name, kind):
             backward = bijector.sweep_backward(params, observation, v, path, u, None)
             return v, (path, v), (path, u), (new_path, new_v), backward, noted, bijector.transform(params, u)
 
-        options = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-        program = jax.jit(sweeps, compiler_options=options)
-        everything = program(cast(parameters(name), "float64"), event(name))
+        everything = jax.jit(sweeps)(cast(parameters(name), "float64"), event(name))
     v, v_side, u_side, forward, backward, noted, transformed = everything
     np.testing.assert_allclose(v, transformed, rtol=0, atol=1e-10)
     for seen, meant in ((forward, v_side), (backward, u_side), (noted, u_side)):

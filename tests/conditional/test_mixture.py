@@ -15,6 +15,7 @@ from jaxflows.conditional import posteriors
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.mixture import draw_mixture
 from jaxflows.observation import mask
+from jaxflows.solvers.chord import chord
 
 KEY = jax.random.key(0)
 WIDTH, MIDDLE = 0.3, 0.3
@@ -63,7 +64,8 @@ def test_weights_of_an_affine_flow_average_to_its_evidence():
     flow, params = linear_flow(4, seed=0)
     mean, covariance = gaussian_of(flow, params)
     observed, y = jnp.array([True, False, True, False]), jnp.array([0.4, 0.0, -0.7, 0.0])
-    draws = jax.jit(lambda k: draw_mixture(k, flow, params, mask(observed), y, num_samples=400, anchors=3, max_hidden=3))(KEY)
+    options = {"num_samples": 400, "anchors": 3, "max_hidden": 3, "solver": chord()}
+    draws = jax.jit(lambda k: draw_mixture(k, flow, params, mask(observed), y, **options))(KEY)
     seen = np.flatnonzero(observed)
     part, gap = covariance[np.ix_(seen, seen)], np.asarray(y)[seen] - mean[seen]
     evidence = -0.5 * gap @ np.linalg.solve(part, gap) - 0.5 * np.linalg.slogdet(2 * np.pi * part)[1]
