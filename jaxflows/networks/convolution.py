@@ -2,10 +2,10 @@
 
     out[p, o] = sum_{q, c} images[p + q - edge, c] kernel[q, c, o],   edge = floor((side - 1) / 2) an axis
 
-XLA's CPU compiler has fast programs for convolutions in one layout alone. Those of gradients are in others, from which it brings
-a program's entry back, but no loop or branch: there they take ten to fifty times as long. A residual block's training, its
-log-determinant and its inverse are loops. There, a convolution is one product of matrices between shifts by whole pixels: its
-derivatives of every order, either way, are such products and shifts again.
+XLA's CPU compiler has fast programs for convolutions in one layout alone. Those of gradients are in others, from which it
+brings a program's entry back, but no loop or branch: there they take ten to fifty times as long. A residual block's training,
+its log-determinant and its inverse are loops. There, a convolution is one product of matrices between shifts by whole pixels:
+its derivatives of every order, either way, are such products and shifts again.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def convolution(images: jax.Array, kernel: jax.Array, precision: Any = None, *, 
     Returns:
         (*batch, height, width, outputs).
 
-    Cost: ``rows columns inputs outputs`` multiplications a pixel; as a product, memory for as many numbers a pixel as the least of
-    ``rows columns inputs``, ``rows columns outputs`` and ``columns inputs + rows outputs``.
+    Cost: ``rows columns inputs outputs`` multiplications a pixel; as a product, memory for as many numbers a pixel as the least
+    of ``rows columns inputs``, ``rows columns outputs`` and ``columns inputs + rows outputs``.
     """
     # of an image smaller than the kernel XLA takes one for the other, and on a CPU has no fast program for what comes of it
     small = images.shape[-3] < kernel.shape[0] or images.shape[-2] < kernel.shape[1]
