@@ -31,8 +31,8 @@ def _convolve(images: jax.Array, kernel: jax.Array, strides: Any, padding: Any, 
 
 
 # blocks to an iteration of the scan: its gradient copies what it keeps into stacked arrays, and two blocks are the default.
-# Convolutions must not be in a loop at all on a CPU, where XLA brings those of the entry alone into the form it has fast
-# programs for: a gradient takes ten to seventy times as long in a loop. One iteration is a loop too, unless it is unrolled
+# XLA's convolutions must not be in a loop at all on a CPU (`jaxflows.networks.convolution`). One iteration is a loop too,
+# unless it is unrolled
 _UNROLLED, _UNROLLED_SPATIAL = 2, 8
 
 
