@@ -71,8 +71,9 @@ def test_moments_tell_of_the_target_whatever_the_draws_are_from():
 
 def test_a_householder_fit_finds_a_covariance_of_low_rank():
     # the posterior of an affine flow is the prior but for as many directions as are observed, and is in the family
-    flow, params = linear_flow(SLOTS + RANK, seed=3)
+    flow, params = linear_flow(SLOTS + RANK, seed=3, coeff=0.6)
     mean, covariance = gaussian_of(flow, params)
+    # six hidden, and one
     observed = np.stack([np.arange(SLOTS + RANK) < RANK, np.arange(SLOTS + RANK) != 3])
     y = jnp.full((2, SLOTS + RANK), 0.5)
     family = posteriors.householder(num_reflections=RANK, start="prior")
@@ -84,5 +85,6 @@ def test_a_householder_fit_finds_a_covariance_of_low_rank():
     for row, seen in enumerate(observed):
         part, gap = covariance[np.ix_(seen, seen)], (np.asarray(y[row]) - mean)[seen]
         evidence = -0.5 * gap @ np.linalg.solve(part, gap) - 0.5 * np.linalg.slogdet(2 * np.pi * part)[1]
-        assert trace.bound[0, row] < evidence - 0.1
-        assert evidence - trace.bound[-1, row] < 0.02
+        left = evidence - trace.bound[:, row]
+        # diagonal scales alone, which is what reflections with no gradient leave, close no more than a part of it
+        assert np.abs(left[-1]) < 0.02 * left[0]
