@@ -102,8 +102,8 @@ def conv_norm(convolve: Callable[[jax.Array], jax.Array], kernel: jax.Array, sha
         kernel: (side, side, n_in, n_out).
         shape: (height, width, n_in).
 
-    Cost: n convolutions and n^3 for the exact norm, n the smaller side; for the bound the eigenvalues of a matrix a frequency, of
-        the fewer channels.
+    Cost: n convolutions and n^3 for the exact norm, n the smaller side; for the bound the eigenvalues of a matrix a frequency,
+        of the fewer channels.
     """
     height, width, _ = shape
     side, _, n_in, n_out = kernel.shape
