@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.cifar_tables import cifar_centre, cifar_paired
 from benchmarks.constraint_summary import ALGORITHM_2
 from benchmarks.results_file import RESULTS, Row, read_rows
 from benchmarks.table_cells import Column, missing, number, share, table, text
@@ -199,32 +200,6 @@ def completion_speed(results: Path) -> str:
         ("seconds", number("seconds", ".3g")), ("times ours", number("more_seconds", ".0f")),
     ]  # fmt: skip
     return table(read_rows("completion_speed", results), columns, "completion_speed")
-
-
-def cifar_centre(results: Path) -> str:
-    """The centre of CIFAR-10 test images, a line a system."""
-    rows = [row for row in read_rows("cifar_centre", results) if row["kind"] != "paired"]
-    columns = [
-        ("system", text("system")), ("RMSE, mean over images", number("rmse_mean", ".4f")),
-        ("deviation", number("rmse_std", ".4f")), ("before the first step", number("rmse_first_iteration", ".4f")),
-        ("deviation", number("rmse_first_std", ".4f")), ("RMSE of the mean", number("rmse_of_mean", ".4f")),
-        ("accepted", share("acceptance")), ("evaluations an image", number("evaluations", ".3g")),
-        ("seconds an image", number("seconds", ".3g")), ("images", number("images", ".0f")),
-    ]  # fmt: skip
-    return table(rows, columns, "cifar_centre")
-
-
-def cifar_paired(results: Path) -> str:
-    """Ours against others on the same CIFAR-10 images."""
-    rows = [row for row in read_rows("cifar_centre", results) if row["kind"] == "paired"]
-    columns = [
-        ("ours", text("system")), ("against", text("against")), ("difference of RMSE", number("difference", "+.4f")),
-        ("its standard error", number("difference_std_error", ".4f")), ("p", number("p_value", ".2g")),
-        ("difference of the mean's RMSE", number("difference_of_mean", "+.4f")),
-        ("its standard error", number("difference_of_mean_std_error", ".4f")), ("p", number("p_value_of_mean", ".2g")),
-        ("images", number("images", ".0f")),
-    ]  # fmt: skip
-    return table(rows, columns, "cifar_centre")
 
 
 def incomplete(results: Path) -> str:
