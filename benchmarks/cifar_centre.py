@@ -1,7 +1,7 @@
 """Complete the centre of CIFAR-10 test images, after training, beside PL-MCMC on the same flow (IVCNF Sec. 4.2.2).
 
     python -m benchmarks.cifar_centre --model runs/cifar/cifar_residual.safetensors --images 64 --batch 16 --max-seconds 100
-    python -m benchmarks.cifar_centre --quick      # a random flow of 3 blocks, one image, few steps; all in --run-dir
+    python -m benchmarks.cifar_centre --quick      # the flow of train_cifar_flow --quick, two images; all in --run-dir
 
 The square of 8 x 8 pixels at the centre is missing, all three channels: 192 entries of 3,072. What is observed is a test image
 with the noise the flow was trained with. Systems, all of the same flow but the last:
@@ -46,10 +46,10 @@ import numpy as np
 import optax
 import scipy.stats
 
-from benchmarks.completion_speed import PUBLISHED, advanced, begun, second_half
+from benchmarks.completion_speed import CHAINS, PUBLISHED, advanced, begun, second_half
 from benchmarks.results_file import RESULTS, Row, write_results
-from benchmarks.train_cifar_flow import MODEL, SHAPE, cifar_images, noisy_pixels, pixel_moments
-from jaxflows import flows, persistence
+from benchmarks.train_cifar_flow import MODEL, QUICK_MODEL, SHAPE, cifar_images, noisy_pixels, pixel_moments
+from jaxflows import persistence
 from jaxflows.conditional import posteriors
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.completion import blank
@@ -320,7 +320,7 @@ class Kept:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Complete, score, test, draw the picture, write the results."""
     parser = argparse.ArgumentParser(prog="benchmarks.cifar_centre", description=__doc__.split("\n")[0])
-    parser.add_argument("--model", type=Path, default=MODEL, help="as train_cifar_flow writes it")
+    parser.add_argument("--model", type=Path, help=f"as train_cifar_flow writes it (default: {MODEL})")
     parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("JAXFLOWS_DATA", "/work/shared/data")))
     parser.add_argument("--images", type=int, default=64, help="the first so many test images")
     parser.add_argument("--batch", type=int, default=16, help="images at once")
@@ -332,7 +332,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="some; kept ones need no second run")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/cifar_centre"))
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="of the results file and the picture")
-    parser.add_argument("--quick", action="store_true", help="a random flow, one image, few steps; all in --run-dir")
+    parser.add_argument("--quick", action="store_true", help=f"two images, few steps, {QUICK_MODEL}; all in --run-dir")
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     if options.quick:
@@ -340,24 +340,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.fit_steps, options.chain_steps, options.draws, options.terms = 20, 100, 4, 2
         options.run_dir = options.run_dir / "quick"
         options.output_dir = options.run_dir
+    if options.model is None:
+        options.model = QUICK_MODEL if options.quick else MODEL
+    if options.draws % CHAINS or options.chain_steps < 2 * THIN * options.draws // CHAINS:
+        raise SystemExit(
+            f"expected --draws divisible by {CHAINS}, the chains, and --chain-steps that keep as many, one in {THIN} of their "
+            f"second halves; got {options.draws} and {options.chain_steps}"
+        )
     with jax.default_matmul_precision("highest"):
         measured(options, began)
 
 
 def measured(options: argparse.Namespace, began: float) -> None:
     """All that `main` does once the options are settled."""
-    if options.quick:
-        plain = flows.residual_image(event_shape=SHAPE, blocks=1, scales=3, channels=(2, 2))
-        params, checksum = plain.init(jax.random.key(0)), "quick"
-    else:
+    try:
         plain, params, _ = persistence.load(options.model)
-        checksum = hashlib.sha256(options.model.read_bytes()).hexdigest()[:16]
+    except persistence.ModelFileError as error:
+        raise SystemExit(f"{error}: python -m benchmarks.train_cifar_flow writes one") from None
     if plain.event_shape != SHAPE:
         raise SystemExit(f"{options.model}: expected a flow of events {SHAPE}; got {plain.event_shape}")
     flow = estimated_density(plain, estimator=power_series(terms=options.terms))
     test = cifar_images(options.data_dir / "cifar10", "test")[: options.images]
     pixels = (test / 255.0).astype(np.float32)
     events = np.asarray(noisy_pixels(jax.random.key(6), test), np.float32)
+    checksum = hashlib.sha256(options.model.read_bytes()).hexdigest()[:16]
     tag = f"{checksum}_{options.fit_steps}_{options.chain_steps}_{options.draws}_{options.terms}"
     kept = Kept(options.run_dir / tag)
 

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.flow_scores import ship_and_score
@@ -36,6 +37,7 @@ SHAPE = (32, 32, 3)
 SHEET_ROWS, SHEET_COLUMNS = 25, 40
 NOISE = 0.02
 MODEL = Path("runs/cifar/cifar_residual.safetensors")
+QUICK_MODEL = MODEL.parent / "quick" / MODEL.name
 # leaves out less than 1e-3 nats a dimension of 24 blocks of Lipschitz constant 0.95
 SCORING_TERMS = 160
 
@@ -69,7 +71,7 @@ def mirrored_pixels(key: jax.Array, batch: jax.Array) -> jax.Array:
     """`noisy_pixels` of the batch with every image mirrored left to right by chance."""
     k_mirror, k_noise = jax.random.split(key)
     mirror = jax.random.bernoulli(k_mirror, shape=(len(batch), 1, 1, 1))
-    return noisy_pixels(k_noise, jax.numpy.where(mirror, batch[:, :, ::-1], batch))
+    return noisy_pixels(k_noise, jnp.where(mirror, batch[:, :, ::-1], batch))
 
 
 def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
