@@ -93,12 +93,12 @@ def scores(problem: Problem, samples: np.ndarray) -> tuple[float, float]:
     return float(rmse_mean(jnp.asarray(samples), *known)), float(crps(jnp.asarray(samples), *known))
 
 
-def second_half(events: np.ndarray) -> np.ndarray:
-    """At most `SAMPLES` of the second half of the chains, evenly spaced: (rows, chains, kept, d) to (rows, S, d)."""
+def second_half(events: np.ndarray, most: int = SAMPLES) -> np.ndarray:
+    """At most so many of the second half of the chains, evenly spaced: (rows, chains, kept, *event) to (rows, S, *event)."""
     half = events[:, :, events.shape[2] // 2 :]
-    each = min(SAMPLES // CHAINS, half.shape[2])
+    each = min(most // CHAINS, half.shape[2])
     picks = np.linspace(0, half.shape[2] - 1, each).round().astype(int)
-    return half[:, :, picks].reshape(len(events), -1, events.shape[-1])
+    return half[:, :, picks].reshape(len(events), -1, *events.shape[3:])
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -107,14 +107,15 @@ def begun(flow: Flow, options: PlmcmcOptions, keys: jax.Array, params: Any, meas
     return jax.vmap(lambda key, measured: begin_chains(flow, CHAINS, options, key, params, measured))(keys, measurements)
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=0, static_argnames=("steps", "thin"))
 def advanced(
-    flow: Flow, options: PlmcmcOptions, keys: jax.Array, params: Any, measurements: NoisyMeasurement, states: ChainState
-) -> Advanced:
-    """`CHUNK` steps of the chains of every row."""
+    flow: Flow, options: PlmcmcOptions, keys: jax.Array, params: Any, measurements: NoisyMeasurement, states: ChainState,
+    *, steps: int = CHUNK, thin: int = THIN,
+) -> Advanced:  # fmt: skip
+    """So many steps of the chains of every row."""
 
     def one(key: jax.Array, measured: NoisyMeasurement, state: ChainState) -> Advanced:
-        return advance_chains(flow, CHUNK, THIN, options, key, params, measured, state)
+        return advance_chains(flow, steps, thin, options, key, params, measured, state)
 
     return jax.vmap(one)(keys, measurements, states)
 

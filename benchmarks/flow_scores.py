@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ def score_row(model: str, score: LogLikelihood, levels: int, **more: Any) -> Row
     """One line of the table; ``bits_per_dim_levels`` counts bits when a unit of data is cut into ``levels`` steps."""
     return {
         "model": model, "test_rows": score.rows, "nats_per_dim": score.nats, "nats_std_error": score.std_error,
-        "bits_per_dim": score.bits(), "bits_per_dim_levels": score.bits(levels), "levels": levels, **more,
+        "bits_per_dim": score.bits(), "bits_per_dim_levels": score.bits(levels), "levels": levels,
+        "truncation_bound": score.truncation_bound, **more,
     }  # fmt: skip
 
 
@@ -42,6 +44,7 @@ def ship_and_score(
     output: Path,
     keep: Path,
     directory: Path,
+    score: Callable[[Flow, Params, jax.Array], LogLikelihood] = flow_log_likelihood,
 ) -> list[Row]:
     """Save the parameters in full beside the run and in half to ``output``, and score the latter as loaded again.
 
@@ -59,6 +62,7 @@ def ship_and_score(
         output: where the shipped model goes.
         keep: where the float32 parameters go.
         directory: where the results file goes.
+        score: how the flow's log-density of rows is taken.
 
     Returns:
         The rows written: the flow's and the Gaussian's.
@@ -74,7 +78,7 @@ def ship_and_score(
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(shipped)),
     }  # fmt: skip
     rows = [
-        score_row("flow", flow_log_likelihood(flow, shipped, jnp.asarray(test, jnp.float32)), levels, **training),
+        score_row("flow", score(flow, shipped, jnp.asarray(test, jnp.float32)), levels, **training),
         score_row("gaussian", gaussian_log_likelihood(mean, covariance, test), levels),
     ]
     metadata = {**about, "test": rows, "environment": environment(seeds=seeds)}

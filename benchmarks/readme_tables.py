@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.cifar_tables import cifar_centre, cifar_paired
 from benchmarks.constraint_summary import ALGORITHM_2
 from benchmarks.incomplete_tables import completion_speed, extractor, incomplete, scaling, step_memory, training_step
 from benchmarks.results_file import RESULTS, Row, read_rows
@@ -292,6 +293,9 @@ def densities(source: str) -> Callable[[Path], str]:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "cifar_centre": cifar_centre,
+    "cifar_density": densities("train_cifar_flow"),
+    "cifar_paired": cifar_paired,
     "compile_time": compile_time,
     "completion": completion,
     "completion_gpu": completion_gpu,

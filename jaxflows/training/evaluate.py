@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflows.bijectors.base import Params
+from jaxflows.bijectors.base import LogDet, Params
 from jaxflows.flows import Flow
+from jaxflows.log_det.estimators import Estimator
 
 
 class LogLikelihood(NamedTuple):
@@ -21,11 +22,13 @@ class LogLikelihood(NamedTuple):
         nats: mean of log p(y) / d.
         std_error: standard error of ``nats`` over the rows.
         rows: how many rows.
+        truncation_bound: certified bound on the bias of ``nats``, where it was estimated by a truncated series; else 0.
     """
 
     nats: float
     std_error: float
     rows: int
+    truncation_bound: float = 0.0
 
     def bits(self, levels: float = 1.0) -> float:
         """Bits per dimension, -nats / ln 2 + log2(levels), a unit of data being cut into ``levels`` steps."""
@@ -49,6 +52,35 @@ def flow_log_likelihood(flow: Flow, params: Params, rows: jax.Array, *, batch_si
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _log_probs(flow: Flow, batch_size: int, params: Params, rows: jax.Array) -> jax.Array:
     return jax.lax.map(functools.partial(flow.log_prob, params), rows, batch_size=batch_size)
+
+
+def estimated_log_likelihood(
+    key: jax.Array, flow: Flow, params: Params, rows: jax.Array, estimator: Estimator, *, batch_size: int = 32
+) -> LogLikelihood:
+    """Log-density of rows (n, *event_shape), log-determinants estimated: for events too large to factorise Jacobians of.
+
+    Every row has probes of its own, so that their noise is in the standard error over rows.
+
+    Args:
+        key: of the probes.
+        flow, params: the flow.
+        rows: (n, *event_shape), n >= 2.
+        estimator: of `jaxflows.log_det.estimators`.
+        batch_size: rows at once.
+
+    Cost: the estimator's, a block a row.
+    """
+
+    @jax.jit
+    def run(params: Params, rows: jax.Array, keys: jax.Array) -> LogDet:
+        def one(row: tuple[jax.Array, jax.Array]) -> LogDet:
+            return flow.estimate_log_prob(row[1], params, row[0], estimator)
+
+        return jax.lax.map(one, (rows, keys), batch_size=batch_size)
+
+    found = run(params, jnp.asarray(rows), jax.random.split(key, len(rows)))
+    bound = float(jnp.max(found.truncation_bound)) / flow.size
+    return summarise(found.value, flow.size)._replace(truncation_bound=bound)
 
 
 def gaussian_log_likelihood(mean: np.ndarray, covariance: np.ndarray, rows: Any) -> LogLikelihood:

@@ -54,6 +54,16 @@ def test_equal_seeds_give_equal_samples_row_by_row():
     assert (gaussian_conditional(GAUSSIAN, rows, observed, num_samples=3, seed=6).samples != both).any()
 
 
+def test_rows_that_share_a_mask_are_completed_as_alone():
+    rows = np.random.default_rng(3).standard_normal((4, 3))
+    observed = np.array([[True, True, False], [True, True, False], [False, True, False], [True, True, False]])
+    together = gaussian_conditional(GAUSSIAN, rows, observed)
+    for i in range(4):
+        alone = gaussian_conditional(GAUSSIAN, rows[i : i + 1], observed[i : i + 1])
+        np.testing.assert_array_equal(together.mean[i], alone.mean[0])
+        np.testing.assert_array_equal(together.std[i], alone.std[0])
+
+
 def test_fitting_recovers_the_moments_and_keeps_the_shape():
     rng = np.random.default_rng(0)
     rows = (MEAN + rng.standard_normal((50_000, 3)) @ GAUSSIAN.factor.T).reshape(-1, 3, 1)

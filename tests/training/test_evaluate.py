@@ -8,7 +8,14 @@ import pytest
 from scipy import stats
 
 from jaxflows import flows
-from jaxflows.training.evaluate import LogLikelihood, flow_log_likelihood, gaussian_log_likelihood, summarise
+from jaxflows.log_det.estimators import power_series
+from jaxflows.training.evaluate import (
+    LogLikelihood,
+    estimated_log_likelihood,
+    flow_log_likelihood,
+    gaussian_log_likelihood,
+    summarise,
+)
 
 
 def test_gaussian_scores_are_scipys():
@@ -29,6 +36,18 @@ def test_flow_scores_are_its_log_prob():
     score = flow_log_likelihood(flow, params, rows, batch_size=4)
     np.testing.assert_allclose(score.nats, expected.mean(), rtol=1e-5)
     np.testing.assert_allclose(score.std_error, stats.sem(expected), rtol=1e-4)
+
+
+def test_estimated_scores_are_those_of_the_estimator_at_a_key_a_row():
+    flow = flows.residual(event_shape=(3,), blocks=2, hidden=4)
+    params, rows = flow.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+    series = power_series(terms=5)
+    score = estimated_log_likelihood(jax.random.key(2), flow, params, rows, series, batch_size=4)
+    estimate = jax.vmap(lambda k, y: flow.estimate_log_prob(k, params, y, series))
+    expected = estimate(jax.random.split(jax.random.key(2), 7), rows)
+    np.testing.assert_allclose(score.nats, expected.value.mean() / 3, rtol=1e-5)
+    np.testing.assert_allclose(score.std_error, stats.sem(expected.value / 3), rtol=1e-4)
+    np.testing.assert_allclose(score.truncation_bound, expected.truncation_bound[0] / 3, rtol=1e-5)
 
 
 def test_bits_of_the_uniform_density_count_its_levels():

@@ -1,0 +1,430 @@
+"""Complete the centre of CIFAR-10 test images, after training, beside PL-MCMC on the same flow (IVCNF Sec. 4.2.2).
+
+    python -m benchmarks.cifar_centre --model runs/cifar/cifar_residual.safetensors --images 64 --batch 16 --max-seconds 100
+    python -m benchmarks.cifar_centre --quick      # the flow of train_cifar_flow --quick, two images; all in --run-dir
+
+The square of 8 x 8 pixels at the centre is missing, all three channels: 192 entries of 3,072. What is observed is a test image
+with the noise the flow was trained with. Systems, all of the same flow but the last:
+
+    ours_householder     the paper's: from the prior on the free latent, 50 Householder reflections, Adam at 1e-2, 8 draws a
+                         step, 500 steps, NLADE, the same coordinates of the latent free
+    ours_gauss_newton    `jaxflows.complete` as it is by default
+    plmcmc_published     PL-MCMC with its authors' widths, 4 chains, log-determinants in its ratio
+    plmcmc_tuned         with those widths of a few that have the least CRPS after a quarter of the steps on the first batch
+    gaussian             the conditional of one Gaussian of the training images
+
+Errors are an image's: the root mean square over its missing entries, of every draw against the pixels without noise. Row keys:
+system, rmse_mean and rmse_std (mean and deviation over images, as the paper prints them), rmse_of_mean (mean over images of
+the error of the mean of the draws), rmse_first_iteration and rmse_first_std (of ours_householder, of draws before the first
+step, from the standard normal on the free latent), seconds (an image, compilation left out), evaluations (an image: block
+evaluations of decodes, encodes and solves; those of a fit are its solves at the mean of a draw's before and after it; Jacobian
+products are timed, not counted), images, draws; of PL-MCMC also acceptance, steps and widths. Rows of kind 'paired' test one
+of ours against one of theirs on the same images: difference and its standard error (ours less theirs, of both errors), p of a
+t test whether it is below zero. The paper's own figures, of another flow, come last.
+
+The flow's log-determinants cannot be taken exactly at this size, 3,072 Jacobian columns a block. Weights, bounds and PL-MCMC's
+ratio take those of a power series with probes that never change (`jaxflows.flows.fixed_probes`); the fit's gradients, by NLADE,
+do not need them. Batches of images are worked one after another; each image's scores are kept in --run-dir, and a second
+start goes on from there. Writes cifar_centre.json and cifar_centre.png.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import scipy.stats
+
+from benchmarks.completion_speed import CHAINS, PUBLISHED, advanced, begun, second_half
+from benchmarks.results_file import RESULTS, Row, write_results
+from benchmarks.train_cifar_flow import MODEL, QUICK_MODEL, SHAPE, cifar_images, noisy_pixels, pixel_moments
+from jaxflows import persistence
+from jaxflows.conditional import posteriors
+from jaxflows.conditional.complete import complete
+from jaxflows.conditional.completion import blank
+from jaxflows.conditional.fit_posterior import Fitted, fit_posterior
+from jaxflows.conditional.measured_rows import measured_rows
+from jaxflows.conditional.sample import Draws, draw_samples
+from jaxflows.data import named_mask
+from jaxflows.flows import Flow
+from jaxflows.flows.fixed_probes import estimated_density
+from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
+from jaxflows.inverse.plmcmc_method import PlmcmcOptions
+from jaxflows.log_det.estimators import power_series
+from jaxflows.measurements import entries
+from jaxflows.metrics import Gaussian, crps, gaussian_conditional
+from jaxflows.observation import mask
+from jaxflows.persistence.atomic_write import atomic_write
+from jaxflows.plotting import completion_figure, save_figure
+
+MASK = named_mask("centre:8", SHAPE)
+HOUSEHOLDER = posteriors.householder(num_reflections=50, start="prior")
+# one object: it is static under jit
+ADAM = optax.adam(1e-2)
+OURS = ("ours_householder", "ours_gauss_newton")
+PLMCMC = ("plmcmc_published", "plmcmc_tuned")
+SYSTEMS = (*OURS, *PLMCMC, "gaussian")
+# in 3,072 dimensions a walk is accepted that is much narrower than on digits
+TRIED = tuple(
+    PlmcmcOptions(sigma_a, sigma_p, 1.0, 0.1) for sigma_a, sigma_p in ((0.02, 0.005), (0.1, 0.005), (0.1, 0.02), (0.5, 0.02))
+)
+PUBLISHED_ROWS: tuple[Row, ...] = tuple(
+    {
+        "kind": "published",
+        "system": system,
+        "rmse_mean": mean,
+        "rmse_std": std,
+        "source": "Moens et al. 2021, Sec. 4.2.2",
+        **first,
+    }
+    for system, mean, std, first in (
+        ("IVCNF, NLADE (published)", 0.2291, 0.1570, {"rmse_first_iteration": 0.2802, "rmse_first_std": 0.1188}),
+        ("IVCNF, CLADE (published)", 0.2320, 0.1793, {}),
+        ("PL-MCMC (published)", 0.2287, 0.1961, {}),
+    )
+)
+PICTURED = 4
+# steps of a chain to a call, and between two states that are kept
+CHUNK, THIN = 100, 10
+
+
+class Problem(NamedTuple):
+    """Some test images to complete.
+
+    Attributes:
+        flow, params: the flow, its exact log-determinants replaced.
+        numbers: which images they are, (rows,).
+        pixels: (rows, *event), in [0, 1].
+        events: (rows, *event), with noise.
+        fit_steps, chain_steps, draws: sizes.
+    """
+
+    flow: Flow
+    params: Any
+    numbers: np.ndarray
+    pixels: np.ndarray
+    events: np.ndarray
+    fit_steps: int
+    chain_steps: int
+    draws: int
+
+    def keys(self, number: int) -> jax.Array:
+        """A key an image, of its number and not of the images beside it."""
+        return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(number), i))(jnp.asarray(self.numbers))
+
+
+class Drawn(NamedTuple):
+    """What a system drew.
+
+    Attributes:
+        samples: (rows, S, *event).
+        evaluations: (rows,).
+        more: further columns, (rows,) each.
+    """
+
+    samples: np.ndarray
+    evaluations: np.ndarray
+    more: dict[str, np.ndarray]
+
+
+def image_rmse(values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+    """Root mean square over missing entries and draws, (rows,), of (rows, *event) or (rows, S, *event)."""
+    values = values if values.ndim > pixels.ndim else values[:, None]
+    squared = (values - pixels[:, None])[:, :, ~MASK] ** 2
+    return np.asarray(np.sqrt(squared.mean(axis=(1, 2))))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _draw(flow: Flow, family: posteriors.Posterior, draws: int, params: Any, keys: jax.Array, fit: Fitted, known: Any) -> Draws:
+    def one(key: jax.Array, fit: Fitted, y: jax.Array) -> Draws:
+        return draw_samples(key, flow, params, mask(MASK), y, num_samples=draws, posterior=family, fitted=fit)
+
+    return jax.vmap(one)(keys, fit, known)
+
+
+def ours_householder(problem: Problem) -> Drawn:
+    """The paper's algorithm on all images of the batch at once, and draws before its first step."""
+    flow, params, draws = problem.flow, problem.params, problem.draws
+    known = jnp.asarray(problem.events)
+    observations = jax.vmap(mask)(jnp.broadcast_to(MASK, known.shape))
+    fitted, trace = fit_posterior(
+        problem.keys(1), flow, params, observations, known, posterior=HOUSEHOLDER, optimizer=ADAM, steps=problem.fit_steps,
+        num_samples=8, estimator="nlade", partition="same", bound_samples=2, tolerance=0.0,
+    )  # fmt: skip
+    if trace.interrupted:
+        raise KeyboardInterrupt
+    first = _draw(flow, posteriors.prior(), draws, params, problem.keys(2), fitted._replace(theta=()), known)
+    last = _draw(flow, HOUSEHOLDER, draws, params, problem.keys(3), fitted, known)
+    each = (np.asarray(first.solve.evaluations) + np.asarray(last.solve.evaluations)) / (2 * draws)
+    evaluations = each * 8 * int(trace.steps[-1]) + np.asarray(last.solve.evaluations)
+    more = {
+        "rmse_first_iteration": image_rmse(np.asarray(first.samples), problem.pixels),
+        "converged_fraction": np.asarray(last.solve.converged), "unconverged_in_fit": trace.unconverged,
+        "bound_first": trace.bound[0], "bound": trace.bound[-1],
+    }  # fmt: skip
+    return Drawn(np.asarray(last.samples), evaluations, more)
+
+
+def ours_gauss_newton(problem: Problem) -> Drawn:
+    """`complete` as it is by default."""
+    done = complete(
+        jax.random.key(4), problem.flow, problem.params, problem.events, MASK, num_samples=problem.draws, progress=False
+    )
+    samples, _ = done.solved()
+    more = {"converged_fraction": done.info.converged, "bound": done.info.bound, "overlap": done.info.overlap}
+    return Drawn(samples, done.info.evaluations, more)
+
+
+def plmcmc(options: PlmcmcOptions, problem: Problem) -> Drawn:
+    """Chains of every image; the draws are spread evenly over their second halves."""
+    flow, params, keys = problem.flow, problem.params, problem.keys(5)
+    measured = [noisy_measurement(entries(MASK), row[MASK]) for row in problem.events]
+    measurements: NoisyMeasurement = jax.tree.map(lambda *leaves: jnp.stack(leaves), *measured)
+    states, spent = begun(flow, options, keys, params, measurements)
+    evaluations, events, acceptance = np.asarray(spent, np.int64), [], []
+    for _ in range(-(-problem.chain_steps // CHUNK)):
+        keys = jax.vmap(lambda k: jax.random.split(k)[1])(keys)
+        went = advanced(flow, options, keys, params, measurements, states, steps=CHUNK, thin=THIN)
+        states = went.states
+        evaluations = evaluations + np.asarray(went.evaluations)
+        acceptance.append(np.asarray(went.acceptance))
+        events.append(np.asarray(went.events))
+    more = {"acceptance": np.mean(acceptance, axis=0)}
+    return Drawn(second_half(np.concatenate(events, axis=2), problem.draws), evaluations, more)
+
+
+def gaussian(fitted: Gaussian, problem: Problem) -> Drawn:
+    """The conditional of one Gaussian."""
+    observed = np.broadcast_to(MASK, problem.events.shape)
+    samples = gaussian_conditional(fitted, problem.events, observed, num_samples=problem.draws).samples
+    return Drawn(samples, np.zeros(len(samples)), {})
+
+
+def best_widths(problem: Problem) -> PlmcmcOptions:
+    """Of the widths tried, those of least CRPS after a quarter of the steps."""
+
+    def score(options: PlmcmcOptions) -> float:
+        samples = plmcmc(options, problem._replace(chain_steps=problem.chain_steps // 4)).samples
+        found = float(crps(jnp.asarray(samples), jnp.asarray(problem.events), jnp.broadcast_to(MASK, samples[:, 0].shape)))
+        print(f"  pilot {options}: CRPS {found:.4f}", flush=True)
+        return found
+
+    return min(TRIED, key=score)
+
+
+def warmed_up(problem: Problem, wanted: Sequence[str]) -> None:
+    """Compile what the systems run on batches of this size, on the sizes that are least work."""
+    short = problem._replace(fit_steps=1, chain_steps=1)
+    began = time.perf_counter()
+    for name, run in (("ours_householder", ours_householder), ("ours_gauss_newton", ours_gauss_newton)):
+        if name in wanted:
+            run(short)
+            print(f"compiled {name}: {time.perf_counter() - began:.1f} s so far", flush=True)
+    if set(PLMCMC) & set(wanted):
+        plmcmc(PUBLISHED, short)
+        print(f"compiled PL-MCMC: {time.perf_counter() - began:.1f} s so far", flush=True)
+
+
+def scored(problem: Problem, run: Callable[[Problem], Drawn]) -> tuple[list[Row], np.ndarray]:
+    """A row an image of the batch, and the draws."""
+    began = time.perf_counter()
+    drawn = run(problem)
+    seconds = (time.perf_counter() - began) / len(problem.numbers)
+    columns = {
+        "rmse": image_rmse(drawn.samples, problem.pixels),
+        "rmse_of_mean": image_rmse(drawn.samples.mean(axis=1), problem.pixels),
+        "evaluations": drawn.evaluations, **drawn.more,
+    }  # fmt: skip
+    images = [{key: float(values[i]) for key, values in columns.items()} for i in range(len(problem.numbers))]
+    return [{**image, "seconds": seconds} for image in images], drawn.samples
+
+
+def system_row(system: str, images: Sequence[Row], draws: int, more: Row) -> Row:
+    """The mean over images of everything that was kept of them."""
+    means = {key: float(np.mean([image[key] for image in images])) for key in images[0] if key != "rmse"}
+    errors = [image["rmse"] for image in images]
+    row = {"kind": "system", "system": system, "rmse_mean": float(np.mean(errors)), "rmse_std": float(np.std(errors))}
+    if "rmse_first_iteration" in images[0]:
+        row["rmse_first_std"] = float(np.std([image["rmse_first_iteration"] for image in images]))
+    return {**row, **means, "images": len(images), "draws": draws, **more}
+
+
+def paired_row(ours: str, theirs: str, kept: dict[str, list[Row]]) -> Row:
+    """One-sided t tests of the differences on the same images."""
+    row: Row = {"kind": "paired", "system": ours, "against": theirs, "images": len(kept[ours])}
+    for error, suffix in (("rmse", ""), ("rmse_of_mean", "_of_mean")):
+        difference = np.array([a[error] - b[error] for a, b in zip(kept[ours], kept[theirs], strict=True)])
+        test = scipy.stats.ttest_1samp(difference, 0.0, alternative="less")
+        row |= {
+            f"difference{suffix}": float(difference.mean()),
+            f"difference{suffix}_std_error": float(scipy.stats.sem(difference)), f"p_value{suffix}": float(test.pvalue),
+        }  # fmt: skip
+    return row
+
+
+def results_rows(kept: dict[str, list[Row]], draws: int, more: dict[str, Row]) -> list[Row]:
+    """The rows of the file, of lists of images in the same order."""
+    systems = [system_row(name, images, draws, more.get(name, {})) for name, images in kept.items()]
+    enough = len(next(iter(kept.values()))) > 1
+    pairs = [(a, b) for a in OURS for b in (*PLMCMC, "gaussian") if a in kept and b in kept] if enough else []
+    return [*systems, *(paired_row(a, b, kept) for a, b in pairs), *PUBLISHED_ROWS]
+
+
+def picture(flow: Flow, pixels: np.ndarray, samples: dict[str, np.ndarray], path: Path) -> None:
+    """Some images by every system: original, hole, draws, mean and deviation."""
+    every = np.concatenate(list(samples.values()))
+    truth = np.tile(pixels, (len(samples), 1, 1, 1))
+    observed = np.broadcast_to(MASK, truth.shape)
+    start = blank(measured_rows(flow, truth, observed), every.shape[1])
+    done = start._replace(samples=every, mean=every.mean(axis=1), std=every.std(axis=1))
+    groups = np.repeat(np.arange(len(samples)), len(pixels))
+    titles = [name.replace("_", " ") for name in samples]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_figure(completion_figure(truth, observed, done, groups=groups, titles=titles, num_samples=4), path)
+
+
+class Kept:
+    """The scores of each image and the draws of the first few, in a folder of one model and one set of options."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+
+    def store(self, system: str, number: int, row: Row, samples: np.ndarray) -> None:
+        """Keep an image's scores by a system, after its draws."""
+        if number < PICTURED:
+            np.save(self._folder / f"{system}_{number}.npy", samples.astype(np.float32))
+        atomic_write(self._folder / f"{system}_{number}.json", json.dumps(row).encode())
+
+    def row(self, system: str, number: int) -> Row | None:
+        """An image's scores by a system; None where there are none yet."""
+        path = self._folder / f"{system}_{number}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def samples(self, system: str, number: int) -> np.ndarray:
+        """The draws of one of the first images."""
+        return np.asarray(np.load(self._folder / f"{system}_{number}.npy"))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Complete, score, test, draw the picture, write the results."""
+    parser = argparse.ArgumentParser(prog="benchmarks.cifar_centre", description=__doc__.split("\n")[0])
+    parser.add_argument("--model", type=Path, help=f"as train_cifar_flow writes it (default: {MODEL})")
+    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("JAXFLOWS_DATA", "/work/shared/data")))
+    parser.add_argument("--images", type=int, default=64, help="the first so many test images")
+    parser.add_argument("--batch", type=int, default=16, help="images at once")
+    parser.add_argument("--max-seconds", type=float, default=float("inf"), help="start no batch after so long")
+    parser.add_argument("--fit-steps", type=int, default=500, help="of ours_householder")
+    parser.add_argument("--chain-steps", type=int, default=2000, help="of each of PL-MCMC's chains")
+    parser.add_argument("--draws", type=int, default=16)
+    parser.add_argument("--terms", type=int, default=16, help="of the power series with fixed probes")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="some; kept ones need no second run")
+    parser.add_argument("--run-dir", type=Path, default=Path("runs/cifar_centre"))
+    parser.add_argument("--output-dir", type=Path, default=RESULTS, help="of the results file and the picture")
+    parser.add_argument("--quick", action="store_true", help=f"two images, few steps, {QUICK_MODEL}; all in --run-dir")
+    options = parser.parse_args(arguments)
+    began = time.perf_counter()
+    if options.quick:
+        options.images = options.batch = 2
+        options.fit_steps, options.chain_steps, options.draws, options.terms = 20, 100, 4, 2
+        options.run_dir = options.run_dir / "quick"
+        options.output_dir = options.run_dir
+    if options.model is None:
+        options.model = QUICK_MODEL if options.quick else MODEL
+    if options.draws % CHAINS or options.chain_steps < 2 * THIN * options.draws // CHAINS:
+        raise SystemExit(
+            f"expected --draws divisible by {CHAINS}, the chains, and --chain-steps that keep as many, one in {THIN} of their "
+            f"second halves; got {options.draws} and {options.chain_steps}"
+        )
+    with jax.default_matmul_precision("highest"):
+        measured(options, began)
+
+
+def measured(options: argparse.Namespace, began: float) -> None:
+    """All that `main` does once the options are settled."""
+    try:
+        plain, params, _ = persistence.load(options.model)
+    except persistence.ModelFileError as error:
+        raise SystemExit(f"{error}: python -m benchmarks.train_cifar_flow writes one") from None
+    if plain.event_shape != SHAPE:
+        raise SystemExit(f"{options.model}: expected a flow of events {SHAPE}; got {plain.event_shape}")
+    flow = estimated_density(plain, estimator=power_series(terms=options.terms))
+    test = cifar_images(options.data_dir / "cifar10", "test")[: options.images]
+    pixels = (test / 255.0).astype(np.float32)
+    events = np.asarray(noisy_pixels(jax.random.key(6), test), np.float32)
+    checksum = hashlib.sha256(options.model.read_bytes()).hexdigest()[:16]
+    tag = f"{checksum}_{options.fit_steps}_{options.chain_steps}_{options.draws}_{options.terms}"
+    kept = Kept(options.run_dir / tag)
+
+    def problem(numbers: np.ndarray) -> Problem:
+        sizes = (options.fit_steps, options.chain_steps, options.draws)
+        return Problem(flow, params, numbers, pixels[numbers], events[numbers], *sizes)
+
+    def unfinished(number: int) -> bool:
+        return any(kept.row(system, number) is None for system in options.systems)
+
+    left = np.array([i for i in range(len(test)) if unfinished(i)], int)
+    batches = [left[first : first + options.batch] for first in range(0, len(left), options.batch)]
+    # one compiled size: a short last batch is filled up with its own images
+    batches = [np.resize(batch, options.batch) for batch in batches]
+    widths_path = options.run_dir / tag / "widths.json"
+    runs: dict[str, Callable[[Problem], Drawn]] = {
+        "ours_householder": ours_householder,
+        "ours_gauss_newton": ours_gauss_newton,
+        "plmcmc_published": functools.partial(plmcmc, PUBLISHED),
+    }
+    if batches:
+        warmed_up(problem(batches[0]), options.systems)
+        if "gaussian" in options.systems:
+            mean, covariance = pixel_moments(cifar_images(options.data_dir / "cifar10", "train"))
+            runs["gaussian"] = functools.partial(gaussian, Gaussian(SHAPE, mean, np.linalg.cholesky(covariance)))
+    if "plmcmc_tuned" in options.systems:
+        if not widths_path.exists():
+            widths_path.write_text(json.dumps(best_widths(problem(batches[0]))._asdict()))
+        runs["plmcmc_tuned"] = functools.partial(plmcmc, PlmcmcOptions(**json.loads(widths_path.read_text())))
+    for count, batch in enumerate(batches):
+        if time.perf_counter() - began > options.max_seconds:
+            print(
+                f"out of time: {len(batches) - count} of {len(batches)} batches are left; the same command goes on", flush=True
+            )
+            break
+        for system in options.systems:
+            if all(kept.row(system, number) is not None for number in batch):
+                continue
+            rows, samples = scored(problem(batch), runs[system])
+            for number, row, drawn in zip(batch.tolist(), rows, samples, strict=True):
+                kept.store(system, number, row, drawn)
+            shown = f"RMSE {np.mean([row['rmse'] for row in rows]):.4f}, {rows[0]['seconds']:.2f} s an image"
+            print(f"[{time.perf_counter() - began:.0f} s] batch {count + 1}/{len(batches)} {system}: {shown}", flush=True)
+
+    done = [i for i in range(len(test)) if not unfinished(i)]
+    if not done:
+        raise SystemExit("no image was finished: pass a larger --max-seconds or a smaller --batch")
+    of_images: dict[str, list[Any]] = {system: [kept.row(system, i) for i in done] for system in options.systems}
+    steps = {"chain_steps": options.chain_steps}
+    more: dict[str, Row] = {
+        "ours_householder": {"fit_steps": options.fit_steps},
+        "plmcmc_published": {**steps, **PUBLISHED._asdict()},
+    }
+    if "plmcmc_tuned" in options.systems:
+        more["plmcmc_tuned"] = {**steps, **json.loads(widths_path.read_text())}
+    write_results("cifar_centre", results_rows(of_images, options.draws, more), seeds=range(7), directory=options.output_dir)
+    first = [i for i in done if i < PICTURED]
+    if first:
+        drawn = {system: np.stack([kept.samples(system, i) for i in first]) for system in options.systems}
+        picture(flow, pixels[first], drawn, options.output_dir / "cifar_centre.png")
+
+
+if __name__ == "__main__":
+    main()
