@@ -147,7 +147,7 @@ def householder(*, num_reflections: int = 20, start: str = "gauss_newton") -> Po
             # those in which it is farthest from N(0, I), which needs no reflections
             far = jnp.argsort(-jnp.abs(jnp.log(values)))[:num_reflections]
             packed, _ = jnp.linalg.qr(directions[:, far], mode="raw")
-            unit = jnp.triu(packed, 1) + jnp.eye(*packed.shape, dtype=packed.dtype)
+            unit = jnp.triu(packed, 1) + jnp.eye(packed.shape[0], packed.shape[1], dtype=packed.dtype)
             # as long as the random ones of the start: the turn of a step of Adam depends on it
             vectors = vectors.at[: far.size].set(unit * jnp.sqrt(size / jnp.sum(unit**2, axis=1, keepdims=True)))
         axes = jax.vmap(lambda axis: reflect(vectors, used, axis, reverse=True))(jnp.eye(size, dtype=mean.dtype))

@@ -26,13 +26,13 @@ class ScoreMoments(NamedTuple):
     """Sums over draws eta and rests r of their scores, both (K,) and zero in unused slots.
 
     Attributes:
-        count: draws.
+        draws: how many.
         eta, rest: (K,).
         eta_eta: (K, K), of eta eta^T.
         rest_eta: (K, K), of r eta^T.
     """
 
-    count: jax.Array
+    draws: jax.Array
     eta: jax.Array
     rest: jax.Array
     eta_eta: jax.Array
@@ -57,7 +57,7 @@ def implied_gaussian(moments: ScoreMoments, used: jax.Array) -> tuple[jax.Array,
     The ridge weighs as much as two draws a used slot. Cost: K^3.
     """
     size = jnp.sum(used)
-    count = jnp.maximum(moments.count, 1.0)
+    count = jnp.maximum(moments.draws, 1.0)
     eta, rest = moments.eta / count, moments.rest / count
     spread = moments.eta_eta - count * jnp.outer(eta, eta)
     identity = jnp.eye(used.size, dtype=spread.dtype)

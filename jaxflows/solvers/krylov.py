@@ -107,7 +107,8 @@ def simpler_gmres(
             return x + share * z, r, jnp.where(left < 0.9 * norm, r, w), basis, left, steps + 1, grown
 
         b = b.reshape(-1)
-        carry = (jnp.zeros_like(b), b, b, jnp.zeros((restart, 2 * size), dtype), jnp.linalg.norm(b), 0, jnp.ones((), bool))
+        nothing, basis = jnp.zeros((), jnp.int32), jnp.zeros((restart, 2 * size), dtype)
+        carry = (jnp.zeros_like(b), b, b, basis, jnp.linalg.norm(b), nothing, jnp.ones((), bool))
         x, *_, steps, _ = jax.lax.while_loop(unfinished, body, carry)
         return x.reshape(shape), steps
 
