@@ -310,7 +310,8 @@ class Kept:
     def row(self, system: str, number: int) -> Row | None:
         """An image's scores by a system; None where there are none yet."""
         path = self._folder / f"{system}_{number}.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        row: Row | None = json.loads(path.read_text()) if path.exists() else None
+        return row
 
     def samples(self, system: str, number: int) -> np.ndarray:
         """The draws of one of the first images."""
@@ -362,7 +363,9 @@ def measured(options: argparse.Namespace, began: float) -> None:
     flow = estimated_density(plain, estimator=power_series(terms=options.terms))
     test = cifar_images(options.data_dir / "cifar10", "test")[: options.images]
     pixels = (test / 255.0).astype(np.float32)
-    events = np.asarray(noisy_pixels(jax.random.key(6), test), np.float32)
+    # an image's noise does not depend on how many there are
+    noise_keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(6)))(jnp.arange(len(test)))
+    events = np.asarray(jax.vmap(noisy_pixels)(noise_keys, test.astype(np.float32)))
     checksum = hashlib.sha256(options.model.read_bytes()).hexdigest()[:16]
     tag = f"{checksum}_{options.fit_steps}_{options.chain_steps}_{options.draws}_{options.terms}"
     kept = Kept(options.run_dir / tag)

@@ -39,7 +39,7 @@ def test_moments_are_those_of_noisy_images_and_their_mirror_images():
     both = np.concatenate([images, images[:, :, ::-1]]).reshape(3400, -1) / 255.0
     np.testing.assert_allclose(mean, both.mean(axis=0), rtol=1e-12)
     expected = np.cov(both, rowvar=False, bias=True) + NOISE**2 * np.eye(48)
-    np.testing.assert_allclose(covariance, expected, atol=1e-7)
+    np.testing.assert_allclose(covariance, expected, atol=1e-6)
     noisy = np.asarray(mirrored_pixels(jax.random.key(0), images.astype(np.float32))).reshape(1700, -1)
     error = np.sqrt(np.diag(covariance) / 1700)
     assert np.all(np.abs(noisy.mean(axis=0) - mean) < 5 * error)
@@ -70,7 +70,9 @@ def test_the_paired_test_is_scipys_one_sided():
 
 def test_every_system_completes_and_a_second_start_keeps_what_was_done(tmp_path, monkeypatch, random_params, capsys):
     flow = flows.residual_image(event_shape=SHAPE, blocks=1, scales=1, channels=(2, 2))
-    persistence.save(tmp_path / "model.safetensors", flow, random_params(flow))
+    # small enough to be a contraction without the cost of making it one
+    params = jax.tree.map(lambda leaf: leaf / 2, random_params(flow))
+    persistence.save(tmp_path / "model.safetensors", flow, params)
     images = np.random.default_rng(3).integers(0, 256, (60, *SHAPE), np.uint8)
     monkeypatch.setattr(cifar_centre, "SHAPE", SHAPE)
     monkeypatch.setattr(cifar_centre, "MASK", named_mask("centre:2", SHAPE))
