@@ -59,7 +59,9 @@ def values(name: str, dtype: str) -> dict[str, Any]:
     """The program at an event u and its image v, and the image of v's inverse."""
     with jax.enable_x64(dtype == "float64"):
         run, params, u = program(name, dtype), cast(parameters(name), dtype), cast(events(name, dtype), dtype)
-        v = run(params, u, jnp.zeros_like(u, shape=jax.eval_shape(run, params, u, u)["v"].shape))["v"]
+        case = CASES[name]
+        rows = () if dtype == "float64" else (len(u),)
+        v = run(params, u, jnp.zeros((*rows, *case.bijector.output_shape(case.shape)), dtype))["v"]
         seen = run(params, u, v)
         return jax.tree.map(np.asarray, seen | {"v_again": run(params, seen["u"], v)["v"]})
 
