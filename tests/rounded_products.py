@@ -23,9 +23,9 @@ def _full(product):
 
 
 def _products(value):
-    if hasattr(value, "jaxpr"):
-        yield from _products(value.jaxpr)
-    elif hasattr(value, "eqns"):
+    # a closed program holds an open one; of later versions of JAX they are the same
+    value = getattr(value, "jaxpr", value)
+    if hasattr(value, "eqns"):
         for equation in value.eqns:
             if equation.primitive.name in _PRODUCTS:
                 yield equation
