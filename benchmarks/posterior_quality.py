@@ -168,6 +168,7 @@ def _fitted_row(
     return {
         "case": "digits", "missing": missing, "posterior": family.name, "elbo_start": float(start.bound.mean()),
         "elbo_end": float(end.bound.mean()), "iw_bound": float(jnp.maximum(start.iw_bound, end.iw_bound).mean()),
+        "iw_bound_start": float(start.iw_bound.mean()),
         "ess_fraction": float(end.ess.mean()) / 256, "seconds": seconds,
         "unconverged": float(trace.unconverged.mean()),
     }  # fmt: skip

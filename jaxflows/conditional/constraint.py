@@ -80,8 +80,13 @@ def solve_with_stack(
     solver: ConstraintSolver | None = None,
     start: Stack | None = None,
     inverse: Partial | None = None,
+    linear_tol: float | None = None,
 ) -> tuple[Solution, SolveInfo]:
-    """As `solve`, returning the whole solution, whose latent and stack carry no gradient, and taking an approximate inverse."""
+    """As `solve`, returning the whole solution, whose latent and stack carry no gradient, and taking an approximate inverse.
+
+    Args:
+        linear_tol: relative residual of the linear solve behind the gradient; `linear_tolerance` when None.
+    """
     check_event(flow, y_observed, "y_observed")
     if tuple(jnp.shape(x_hidden)) != flow.latent_shape:
         raise ValueError(f"expected x_hidden of shape {flow.latent_shape}; got {tuple(jnp.shape(x_hidden))}")
@@ -91,7 +96,7 @@ def solve_with_stack(
     solution = solution._replace(y=kept(solution.y))
     # y_observed reaches the defect, y_hidden does not: its derivative is what the defect's is turned into
     defect = flow.bijector.move_back(x_hidden - flow.encode(params, observation.restore(solution.y, known)))
-    y = _settled(flow, problem[0], observation, solution.y, observation.hidden_part(defect), inverse)
+    y = _settled(flow, linear_tol, problem[0], observation, solution.y, observation.hidden_part(defect), inverse)
     return solution._replace(y=observation.restore(y, known)), info
 
 
@@ -100,25 +105,31 @@ def observed_only(observation: Observation, y_observed: jax.Array) -> jax.Array:
     return observation.observed_part(y_observed)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _settled(
-    flow: Flow, params: Params, observation: Observation, y: jax.Array, defect: jax.Array, inverse: Partial | None
+    flow: Flow,
+    linear_tol: float | None,
+    params: Params,
+    observation: Observation,
+    y: jax.Array,
+    defect: jax.Array,
+    inverse: Partial | None,
 ) -> jax.Array:
     """y, with the derivative (P_H G P_H)^{-1} in the defect and none in anything else."""
-    del flow, params, observation, defect, inverse
+    del flow, linear_tol, params, observation, defect, inverse
     return y
 
 
-def _settled_fwd(flow: Flow, *arguments: Any) -> tuple[jax.Array, Any]:
-    del flow
+def _settled_fwd(flow: Flow, linear_tol: float | None, *arguments: Any) -> tuple[jax.Array, Any]:
+    del flow, linear_tol
     params, observation, y, _, inverse = arguments
     return y, (params, observation, y, inverse)
 
 
 @full_precision
-def _settled_bwd(flow: Flow, saved: Any, y_bar: jax.Array) -> tuple[Any, ...]:
+def _settled_bwd(flow: Flow, linear_tol: float | None, saved: Any, y_bar: jax.Array) -> tuple[Any, ...]:
     params, observation, y, inverse = saved
-    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True, inverse=inverse)
+    weights, _ = solve_restricted(flow, params, observation, y, y_bar, transpose=True, inverse=inverse, tol=linear_tol)
     # None is the cotangent zero of a whole argument
     return None, None, None, weights, None
 

@@ -37,8 +37,8 @@ from jaxflows.recomputation import kept
 from jaxflows.solvers.equation import ConstraintSolver, Solution, Stack, constraint_residual, trace
 from jaxflows.solvers.krylov import restricted, solve_restricted
 
-# relative residual of the solves behind a probe: far below the scatter of the probe itself
-PROBE_TOL = 1e-3
+# relative residual of the linear solves behind a stochastic gradient: far below the scatter of probes and draws
+STOCHASTIC_TOL = 1e-3
 
 
 class Inverses(NamedTuple):
@@ -136,7 +136,7 @@ def clade(*, probes: int = 1, log_det: Estimator | None = None) -> GradientEstim
             v = observation.hidden_part(jax.random.rademacher(k, y.shape, y.dtype))
             p, point = jax.lax.stop_gradient((params, y))
             inverse = None if inverses is None else inverses.hidden
-            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True, inverse=inverse, tol=PROBE_TOL)
+            w, _ = solve_restricted(flow, p, observation, point, v, transpose=True, inverse=inverse, tol=STOCHASTIC_TOL)
             return jnp.vdot(kept(jax.lax.stop_gradient(w)), _directional(flow, params, y, v))
 
         return own.value - _mean_over_probes(k_probe, probes, one)
@@ -167,13 +167,13 @@ def nlade(*, probes: int = 1) -> GradientEstimator:
             _, pull = restricted(flow, p, nothing, point)
             hidden_inverse, whole_inverse = (None, None) if inverses is None else inverses
             correction, _ = solve_restricted(
-                flow, p, observation, point, pull(v), transpose=True, inverse=hidden_inverse, tol=PROBE_TOL
+                flow, p, observation, point, pull(v), transpose=True, inverse=hidden_inverse, tol=STOCHASTIC_TOL
             )
             left = v - correction
             if flow.bijector.explicit:
                 right = jax.jvp(lambda x: flow.decode(p, x)[0], (flow.encode(p, point),), (flow.bijector.move(v),))[1]
             else:
-                right, _ = solve_restricted(flow, p, nothing, point, v, inverse=whole_inverse, tol=PROBE_TOL)
+                right, _ = solve_restricted(flow, p, nothing, point, v, inverse=whole_inverse, tol=STOCHASTIC_TOL)
             left, right = kept(jax.lax.stop_gradient((left, right)))
             return jnp.vdot(left, _directional(flow, params, y, right))
 
@@ -254,6 +254,7 @@ def draw(
     solver: ConstraintSolver,
     log_det: Callable[[jax.Array], jax.Array],
     path_derivative: bool = True,
+    linear_tol: float | None = None,
 ) -> Draw:
     """One draw from q, its solved constraint and its log-weight, differentiable in theta and params.
 
@@ -266,13 +267,14 @@ def draw(
         log_det: ``y -> log|det G(y)| - log|det G^HH(y)|``, exact or a surrogate with the right gradient.
         path_derivative: hold theta fixed inside log q (Roeder et al. 2017), so that the gradient's variance vanishes as q
             reaches the posterior; the bound's gradient is the same in expectation.
+        linear_tol: as in `jaxflows.conditional.constraint.solve_with_stack`.
     """
     eta = posterior.transform(theta, where.used, jnp.where(where.used, eps, 0.0))
     x_hidden = flow.bijector.move(where.expand(start.mean + start.scale @ eta))
     warm, passes = _predicted(*jax.lax.stop_gradient((eta, x_hidden, params, where, y_observed, start)), flow)
     solution, info = solve_with_stack(
         flow, params, where.observation, y_observed, x_hidden, solver=solver, start=warm,
-        inverse=inverse_at_anchor(where, start),
+        inverse=inverse_at_anchor(where, start), linear_tol=linear_tol,
     )  # fmt: skip
     info = info._replace(evaluations=info.evaluations + passes * flow.bijector.blocks)
     # what was left unsolved may lie anywhere: at the anchor its weight is finite, and its solves do not hold up the batch

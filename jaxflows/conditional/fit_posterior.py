@@ -16,7 +16,15 @@ import optax
 from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.elbo import GradientEstimator, Inverses, draw, gradient_estimator, inverses_at_anchor, log_det_gap
+from jaxflows.conditional.elbo import (
+    STOCHASTIC_TOL,
+    GradientEstimator,
+    Inverses,
+    draw,
+    gradient_estimator,
+    inverses_at_anchor,
+    log_det_gap,
+)
 from jaxflows.conditional.gauss_newton import Reference
 from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.partition import LEAST_OVERLAP, PARTITIONS, check_partition, framed
@@ -116,6 +124,7 @@ def _advance(
             drawn = draw(
                 eps, turned, turned_params, where, observation.observed_part(known), nudged, (theta, nudge), start, solver,
                 lambda y: estimator(k_trace, turned, turned_params, where, y, inverses), path_derivative,
+                linear_tol=STOCHASTIC_TOL,
             )  # fmt: skip
             return jnp.where(drawn.info.converged, drawn.log_weight, 0.0), drawn.eta, drawn.info.converged
 
