@@ -40,17 +40,20 @@ from jaxflows.solvers.krylov import restricted, solve_restricted
 # relative residual of the linear solves behind a stochastic gradient: far below the scatter of probes and draws
 STOCHASTIC_TOL = 1e-3
 
+# columns of a whole Jacobian computed together at least: more take more memory, where few entries are hidden
+COLUMNS_AT_ONCE = 64
+
 
 class Inverses(NamedTuple):
     """Approximate inverses that precondition an estimator's solves.
 
     Attributes:
         hidden: of G^HH, as in `jaxflows.solvers.equation.ConstraintSolver`.
-        whole: of G, from an event to an event.
+        whole: of G, from an event to an event; None where nothing is solved with G, the flow's inverse being explicit.
     """
 
     hidden: Partial
-    whole: Partial
+    whole: Partial | None
 
 
 GradientEstimator = Callable[[jax.Array, Flow, Params, Hidden, jax.Array, Inverses | None], jax.Array]
@@ -208,12 +211,19 @@ def _apply_whole(inverse: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def inverses_at_anchor(flow: Flow, params: Params, where: Hidden, start: Reference) -> Inverses:
-    """What preconditions an estimator's solves for all draws of a row. Cost: d JVPs of ``encode`` and a d x d inverse."""
+    """What preconditions an estimator's solves for all draws of a row.
 
-    def encode(y: jax.Array) -> jax.Array:
-        return flow.bijector.move_back(flow.encode(params, y.reshape(flow.event_shape))).reshape(-1)
+    Cost: without an explicit inverse d JVPs of ``encode``, some K at a time, and a d x d inverse.
+    """
+    if flow.bijector.explicit:
+        return Inverses(inverse_at_anchor(where, start), None)
 
-    inverse = jnp.linalg.inv(jax.jacfwd(encode)(start.anchor.reshape(-1)))
+    def column(axis: jax.Array) -> jax.Array:
+        return _directional(flow, params, start.anchor, axis.reshape(flow.event_shape)).reshape(-1)
+
+    at_once = max(COLUMNS_AT_ONCE, where.slots.size)
+    rows = jax.lax.map(column, jnp.eye(flow.size, dtype=start.anchor.dtype), batch_size=min(at_once, flow.size))
+    inverse = jnp.linalg.inv(rows.T)
     # of a Jacobian that overflowed or is singular there is none, and no preconditioner is a right one too
     inverse = jnp.where(jnp.all(jnp.isfinite(inverse)), inverse, jnp.eye(flow.size, dtype=inverse.dtype))
     return Inverses(inverse_at_anchor(where, start), Partial(_apply_whole, inverse))

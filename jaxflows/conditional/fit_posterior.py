@@ -268,6 +268,9 @@ def fit_posterior(
 ) -> tuple[Fitted, FitTrace]:
     """Fit q(x_hidden) to each of a batch of observations by maximising the bound.
 
+    Steps of an optimiser, and after 20, 40, 80 and 160 of them a jump to the member of the family nearest to the Gaussian that
+    the draws and their gradients so far tell of (`jaxflows.conditional.score_moments`), in rows whose bound it raises.
+
     Args:
         key: random key, used once; or a key for each row, so that a row's fit does not depend on the others.
         flow: the flow, static.
@@ -299,7 +302,8 @@ def fit_posterior(
         ValueError: shapes, counts or an estimator that do not fit.
 
     Cost: a step costs rows x num_samples constraint solves, as many GMRES solves for the implicit gradient, and the
-        estimator's. An interrupt (Ctrl-C) ends the fit early and returns what it has reached.
+        estimator's; a jump costs K^3 arithmetic and a measurement of the bound. An interrupt (Ctrl-C) ends the fit early and
+        returns what it has reached.
     """
     posterior = householder() if posterior is None else posterior
     optimizer = _default_optimizer(posterior.learning_rate, steps) if optimizer is None else optimizer
@@ -344,15 +348,16 @@ def fit_posterior(
                     flow, posterior, mesh, solver, max_hidden, optimizer, chosen, num_samples, path_derivative, *problem,
                     starts, state, moments, jnp.asarray(moving), jax.vmap(lambda k, c=chunk: jax.random.fold_in(k, c))(k_steps),
                 )  # fmt: skip
-                weights.append(np.asarray(measure(state[0], k_bound)))
+                weighed = np.asarray(measure(state[0], k_bound))
                 if posterior.nearest is not None and chunk + 1 in TURNS:
                     found = _nearest(posterior, mesh, max_hidden, observations, moments)
-                    weighed = np.asarray(measure(found, k_bound))
-                    # the same draws before and after, those that both solved; and no fewer of them solved
-                    better = moving & (np.nansum(weighed - weights[-1], axis=1) > 0.0)
-                    better &= np.isnan(weighed).sum(axis=1) <= np.isnan(weights[-1]).sum(axis=1)
-                    weights[-1] = np.where(better[:, None], weighed, weights[-1])
+                    rival = np.asarray(measure(found, k_bound))
+                    # the same draws for both, those that both solved; and no fewer of them solved
+                    better = moving & (np.nansum(rival - weighed, axis=1) > 0.0)
+                    better &= np.isnan(rival).sum(axis=1) <= np.isnan(weighed).sum(axis=1)
+                    weighed = np.where(better[:, None], rival, weighed)
                     state = (_chosen(better, found, state[0]), state[1])
+                weights.append(weighed)
             except KeyboardInterrupt:
                 interrupted = True
                 break
