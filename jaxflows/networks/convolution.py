@@ -3,7 +3,7 @@
     out[p, o] = sum_{q, c} images[p + q - edge, c] kernel[q, c, o],   edge = floor((side - 1) / 2) an axis
 
 XLA's CPU compiler has fast programs for convolutions in one layout alone. Those of gradients are in others, from which it
-brings a program's entry back, but no loop or branch: there they take several to thirty times as long. A residual block's training,
+brings a program's entry back, but no loop or branch: there they take up to thirty times as long. A residual block's training,
 its log-determinant and its inverse are loops. There, a convolution is one product of matrices between shifts by whole pixels:
 its derivatives of every order, either way, are such products and shifts again.
 """
