@@ -2,7 +2,7 @@
 
     python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 15 minutes on two quiet cores
     python -m benchmarks.mnist_incomplete                            # all five rates
-    python -m benchmarks.mnist_incomplete --full --only ours         # on an H100: 25 minutes for the five rates
+    python -m benchmarks.mnist_incomplete --full --only ours         # made for 25 minutes of an H100; alone on it
     python -m benchmarks.mnist_incomplete --quick                    # some rows and steps; written to runs/
 
 Every pixel of every image is missing by the same chance, in training and test images alike, by masks drawn once from the seed.
@@ -64,6 +64,7 @@ class Sizes(NamedTuple):
     """What a run takes.
 
     Attributes:
+        scaled: whether this is less than all images and the full sizes.
         train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
         flow: ours.
         fit: options of `jaxflows.fit_incomplete`.
@@ -72,6 +73,7 @@ class Sizes(NamedTuple):
         systems: options of each comparator.
     """
 
+    scaled: bool
     train_rows: int
     test_rows: int
     flow: Callable[[], Flow]
@@ -82,7 +84,7 @@ class Sizes(NamedTuple):
 
 
 QUICK = Sizes(
-    128, 32, lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), {"epochs": 1, "batch_size": 64}, 4, 16,
+    True, 128, 32, lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), {"epochs": 1, "batch_size": 64}, 4, 16,
     {
         "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
         "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
@@ -90,7 +92,7 @@ QUICK = Sizes(
     },
 )  # fmt: skip
 SCALED = Sizes(
-    3000, 500, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128),
+    True, 3000, 500, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128),
     {"epochs": 8, "batch_size": 64, "learning_rate": 2e-3, "max_seconds": 180}, 16, 50,
     {
         "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
@@ -99,7 +101,7 @@ SCALED = Sizes(
     },
 )  # fmt: skip
 FULL = Sizes(
-    60_000, 10_000, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512),
+    False, 60_000, 10_000, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512),
     {"epochs": 40, "batch_size": 256, "learning_rate": 2e-3, "max_seconds": 240}, 16, 500,
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
@@ -198,7 +200,7 @@ def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Si
     else:
         done, about = SYSTEMS[system](key, part.train, part.train_mask, part.test, part.test_mask, **options), {}
     return {
-        "system": system, "missing": missing, "seed": seed, "scaled": sizes is not FULL, **about,
+        "system": system, "missing": missing, "seed": seed, "scaled": sizes.scaled, **about,
         **scores(part, done, NOISE if system == "ours" else 0.0), "train_seconds": done.seconds,
         "step_seconds": done.seconds / max(1, done.steps), "device": jax.devices()[0].device_kind,
         "training_rows": len(part.train), "test_rows": len(part.test),
@@ -223,7 +225,7 @@ def main() -> None:
     if options.quick:
         sizes, directory, options.missing, options.again = QUICK, Path("runs"), options.missing[:1], True
     if options.max_seconds is not None:
-        sizes.fit["max_seconds"] = options.max_seconds
+        sizes = sizes._replace(fit=sizes.fit | {"max_seconds": options.max_seconds})
 
     def of(row: Row) -> tuple[Any, ...]:
         return tuple(row[key] for key in ("system", "missing", "seed", "scaled"))
@@ -232,7 +234,7 @@ def main() -> None:
     for missing in options.missing:
         problem = problem_of(Path(options.data_dir) / "mnist", missing, options.seed)
         for system in options.only:
-            this = (system, missing, options.seed, sizes is not FULL)
+            this = (system, missing, options.seed, sizes.scaled)
             if this in done and not options.again:
                 continue
             print(f"{system}, {missing} missing", flush=True)

@@ -27,14 +27,13 @@ from benchmarks.flow_scores import ship_and_score
 from benchmarks.results_file import RESULTS
 from jaxflows import flows
 from jaxflows.bijectors.base import Params
-from jaxflows.data import DataFileError, load_array
+from jaxflows.data import DataFileError, load_images
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import power_series
 from jaxflows.training.evaluate import LogLikelihood, estimated_log_likelihood
 from jaxflows.training.fit import fit
 
 SHAPE = (32, 32, 3)
-SHEET_ROWS, SHEET_COLUMNS = 25, 40
 NOISE = 0.02
 MODEL = Path("runs/cifar/cifar_residual.safetensors")
 QUICK_MODEL = MODEL.parent / "quick" / MODEL.name
@@ -44,22 +43,10 @@ SCORING_TERMS = 160
 
 def cifar_images(folder: Path, part: str) -> np.ndarray:
     """Images (n, 32, 32, 3) uint8 of 'train' or 'test', of the sheets that are there, in order of their names."""
-    sheets = sorted(folder.glob(f"{part}_*.webp"))
-    if not sheets:
-        raise SystemExit(f"{folder}: no {part}_*.webp there; pass --data-dir or set JAXFLOWS_DATA")
-    return np.concatenate([_tiles(path) for path in sheets])
-
-
-def _tiles(path: Path) -> np.ndarray:
     try:
-        sheet = load_array(path, colour=True)
+        return load_images(folder, pattern=f"{part}_*.webp", tile=SHAPE[0])
     except DataFileError as error:
-        raise SystemExit(str(error)) from None
-    height, width, _ = SHAPE
-    expected = (SHEET_ROWS * height, SHEET_COLUMNS * width, 3)
-    if sheet.shape != expected:
-        raise SystemExit(f"{path}: expected a sheet of shape {expected}; got {sheet.shape}")
-    return sheet.reshape(SHEET_ROWS, height, SHEET_COLUMNS, width, 3).swapaxes(1, 2).reshape(-1, *SHAPE)
+        raise SystemExit(f"{error}; pass --data-dir or set JAXFLOWS_DATA") from None
 
 
 def noisy_pixels(key: jax.Array, batch: jax.Array) -> jax.Array:

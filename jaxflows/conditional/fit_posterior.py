@@ -102,8 +102,8 @@ def _begin(
 def _advance(
     flow: Flow, posterior: Posterior, mesh: Mesh | None, solver: ConstraintSolver, max_hidden: int,
     optimizer: optax.GradientTransformation, estimator: GradientEstimator, num_samples: int, path_derivative: bool,
-    params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, state: Any, moments: ScoreMoments,
-    moving: jax.Array, keys: jax.Array,
+    params: Params, observations: Observation, y_observed: jax.Array, starts: Reference, inverses: Inverses, state: Any,
+    moments: ScoreMoments, moving: jax.Array, keys: jax.Array,
 ) -> tuple[Any, ScoreMoments, jax.Array]:  # fmt: skip
     # the gradient with respect to each draw comes on the way to theta's
     nudged = posterior._replace(
@@ -154,13 +154,8 @@ def _advance(
         select = functools.partial(jax.tree.map, lambda new, old: jnp.where(keep, new, old))
         return select(moved, theta), select(new_inner, inner), moments, jnp.mean(1.0 - converged)
 
-    def row_inverses(params: Params, arguments: Any) -> Inverses:
-        observation, start = arguments
-        return inverses_at_anchor(*framed(flow, params, start.rotation), hidden(observation, max_hidden), start)
-
     def steps(params: Params, rows: Any) -> tuple[Any, ScoreMoments, jax.Array]:
-        state, keys, observations, known, starts, moves = rows
-        inverses = jax.lax.map(functools.partial(row_inverses, params), (observations, starts))
+        state, keys, observations, known, starts, moves, inverses = rows
 
         def step(state: Any, number: jax.Array) -> Any:
             of_step = jax.vmap(lambda k: jax.random.fold_in(k, number))(keys)
@@ -172,7 +167,22 @@ def _advance(
         (theta, inner, moments), failed = jax.lax.scan(step, state, jnp.arange(CHUNK))
         return (theta, inner), moments, jnp.mean(failed, axis=0)
 
-    return by_rows(steps, mesh)(params, ((*state, moments), keys, observations, y_observed, starts, moving))
+    return by_rows(steps, mesh)(params, ((*state, moments), keys, observations, y_observed, starts, moving, inverses))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@full_precision
+def _inverses(
+    flow: Flow, mesh: Mesh | None, max_hidden: int, params: Params, observations: Observation, starts: Reference
+) -> Inverses:
+    """What preconditions the solves of a fit, for every row."""
+
+    def one(params: Params, arguments: Any) -> Inverses:
+        observation, start = arguments
+        return inverses_at_anchor(*framed(flow, params, start.rotation), hidden(observation, max_hidden), start)
+
+    every = by_rows(lambda shared, rows: jax.lax.map(functools.partial(one, shared), rows), mesh)
+    return every(params, (observations, starts))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -337,6 +347,7 @@ def fit_posterior(
     moments = jax.tree.map(lambda leaf: jnp.zeros((rows, *leaf.shape), leaf.dtype), nothing)
     if not jax.tree.leaves(theta):
         steps = 0
+    inverses = _inverses(flow, mesh, max_hidden, problem[0], observations, starts) if steps else None
     measure = functools.partial(_measure, flow, posterior, mesh, solver, max_hidden, bound_samples, *problem, starts)
     weights = [np.asarray(measure(theta, k_bound))]
     moving, failed, measured_at, interrupted = np.ones(rows, bool), [], [0], False
@@ -346,7 +357,8 @@ def fit_posterior(
             try:
                 state, moments, failure = _advance(
                     flow, posterior, mesh, solver, max_hidden, optimizer, chosen, num_samples, path_derivative, *problem,
-                    starts, state, moments, jnp.asarray(moving), jax.vmap(lambda k, c=chunk: jax.random.fold_in(k, c))(k_steps),
+                    starts, inverses, state, moments, jnp.asarray(moving),
+                    jax.vmap(lambda k, c=chunk: jax.random.fold_in(k, c))(k_steps),
                 )  # fmt: skip
                 weighed = np.asarray(measure(state[0], k_bound))
                 if posterior.nearest is not None and chunk + 1 in TURNS:

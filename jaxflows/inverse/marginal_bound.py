@@ -35,6 +35,7 @@ from jaxflows.bijectors.base import Params
 from jaxflows.flows import Flow
 from jaxflows.inverse.latent import decode_all
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, log_likelihood
+from jaxflows.precision import full_precision
 
 # draws of q that tau is fitted to, at least, and an entry
 _FEWEST, _AN_ENTRY = 256, 4
@@ -66,6 +67,7 @@ def refuse_unless_marginal(flow: Flow, measurement: NoisyMeasurement) -> str | N
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@full_precision
 def marginal_log_weights(
     flow: Flow, posterior: Flow, inner: int, key: jax.Array, params: Params, theta: Params, measurement: NoisyMeasurement,
     sigma: float, events: jax.Array,
@@ -86,14 +88,6 @@ def marginal_log_weights(
 
     Cost: K + 1 exact densities of p and of q a sample, and max(256, 4 d) draws of q and O(d^3) for tau.
     """
-    with jax.default_matmul_precision("highest"):
-        return _log_weights(flow, posterior, inner, key, params, theta, measurement, sigma, events)
-
-
-def _log_weights(
-    flow: Flow, posterior: Flow, inner: int, key: jax.Array, params: Params, theta: Params, measurement: NoisyMeasurement,
-    sigma: float, events: jax.Array,
-) -> tuple[jax.Array, jax.Array]:  # fmt: skip
     assert measurement.linear is not None
     observation, seen = measurement.linear.observation, measurement.values.size
     order = jnp.argsort(observation.observed.reshape(-1), stable=True)

@@ -70,17 +70,17 @@ def estimated_log_likelihood(
 
     Cost: the estimator's, a block a row.
     """
-
-    @jax.jit
-    def run(params: Params, rows: jax.Array, keys: jax.Array) -> LogDet:
-        def one(row: tuple[jax.Array, jax.Array]) -> LogDet:
-            return flow.estimate_log_prob(row[1], params, row[0], estimator)
-
-        return jax.lax.map(one, (rows, keys), batch_size=batch_size)
-
-    found = run(params, jnp.asarray(rows), jax.random.split(key, len(rows)))
+    found = _estimates(flow, estimator, batch_size, params, jnp.asarray(rows), jax.random.split(key, len(rows)))
     bound = float(jnp.max(found.truncation_bound)) / flow.size
     return summarise(found.value, flow.size)._replace(truncation_bound=bound)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _estimates(flow: Flow, estimator: Estimator, batch_size: int, params: Params, rows: jax.Array, keys: jax.Array) -> LogDet:
+    def one(row: tuple[jax.Array, jax.Array]) -> LogDet:
+        return flow.estimate_log_prob(row[1], params, row[0], estimator)
+
+    return jax.lax.map(one, (rows, keys), batch_size=batch_size)
 
 
 def gaussian_log_likelihood(mean: np.ndarray, covariance: np.ndarray, rows: Any) -> LogLikelihood:

@@ -10,8 +10,9 @@ import pytest
 import scipy.stats
 from PIL import Image
 
-from benchmarks import cifar_centre, train_cifar_flow
-from benchmarks.cifar_centre import Kept, image_rmse, paired_row, results_rows
+from benchmarks import cifar_centre, cifar_systems
+from benchmarks.cifar_centre import Kept, paired_row, results_rows
+from benchmarks.cifar_systems import image_rmse
 from benchmarks.train_cifar_flow import NOISE, cifar_images, mirrored_pixels, pixel_moments
 from jaxflows import flows, persistence
 from jaxflows.data import named_mask
@@ -28,7 +29,7 @@ def test_the_tiles_of_the_sheets_that_are_there_come_in_order(tmp_path):
     assert images.shape == (2000, 32, 32, 3)
     # image j of a sheet is at row j // 40, column j % 40
     np.testing.assert_array_equal(images[1083], sheets[1, 64:96, 96:128])
-    with pytest.raises(SystemExit, match="no test_"):
+    with pytest.raises(SystemExit, match=r"expected images, 'test_\*\.webp'.*got none; pass --data-dir"):
         cifar_images(tmp_path, "test")
 
 
@@ -46,7 +47,7 @@ def test_moments_are_those_of_noisy_images_and_their_mirror_images():
 
 
 def test_errors_of_an_image_pool_draws_channels_and_missing_pixels_alone(monkeypatch):
-    monkeypatch.setattr(cifar_centre, "MASK", named_mask("centre:2", SHAPE))
+    monkeypatch.setattr(cifar_systems, "MASK", named_mask("centre:2", SHAPE))
     pixels = np.zeros((2, *SHAPE))
     samples = np.full((2, 3, *SHAPE), 9.0)
     samples[:, :, 1:3, 1:3] = np.array([[1.0, 2.0, 3.0], [0.0, 0.0, 3.0]])[..., None, None, None]
@@ -75,9 +76,9 @@ def test_every_system_completes_and_a_second_start_keeps_what_was_done(tmp_path,
     persistence.save(tmp_path / "model.safetensors", flow, params)
     images = np.random.default_rng(3).integers(0, 256, (60, *SHAPE), np.uint8)
     monkeypatch.setattr(cifar_centre, "SHAPE", SHAPE)
-    monkeypatch.setattr(cifar_centre, "MASK", named_mask("centre:2", SHAPE))
+    monkeypatch.setattr(cifar_systems, "MASK", named_mask("centre:2", SHAPE))
     monkeypatch.setattr(cifar_centre, "cifar_images", lambda folder, part: images)
-    monkeypatch.setattr(cifar_centre, "HOUSEHOLDER", cifar_centre.posteriors.householder(num_reflections=2, start="prior"))
+    monkeypatch.setattr(cifar_systems, "HOUSEHOLDER", cifar_systems.posteriors.householder(num_reflections=2, start="prior"))
     sizes = ["--fit-steps", "20", "--chain-steps", "100", "--draws", "4", "--terms", "2", "--batch", "2"]
     folders = ["--run-dir", str(tmp_path / "run"), "--output-dir", str(tmp_path)]
 
@@ -87,7 +88,7 @@ def test_every_system_completes_and_a_second_start_keeps_what_was_done(tmp_path,
 
     rows = start("--images", "2")
     by_system = {row["system"]: row for row in rows if row["kind"] == "system"}
-    assert list(by_system) == list(cifar_centre.SYSTEMS)
+    assert list(by_system) == list(cifar_systems.SYSTEMS)
     for name, row in by_system.items():
         assert 0.0 < row["rmse_mean"] < 2.0
         assert (row["evaluations"] > 0) == (name != "gaussian")
@@ -118,6 +119,9 @@ def test_what_is_kept_comes_back(tmp_path):
 
 
 def test_a_sheet_of_another_size_is_named(tmp_path):
-    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / "train_03.webp", lossless=True)
-    with pytest.raises(SystemExit, match=r"train_03\.webp: expected a sheet of shape \(800, 1280, 3\)"):
-        train_cifar_flow.cifar_images(tmp_path, "train")
+    for number, side in ((2, 64), (3, 32)):
+        Image.fromarray(np.zeros((side, side, 3), np.uint8)).save(tmp_path / f"train_{number:02}.webp", lossless=True)
+    with pytest.raises(
+        SystemExit, match=r"train_03\.webp: expected an image of 64 x 64 pixels, as train_02\.webp; got 32 x 32"
+    ):
+        cifar_images(tmp_path, "train")

@@ -1,4 +1,4 @@
-"""One call, one result: what every method returns, and who is turned away before any work."""
+"""One call, one result: what every method returns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from benchmarks.known_flows import gaussian_of, matrix_flow, measured_of
-from jaxflows import adapters, flows, inverse, measurements, metrics, observe
+from jaxflows import adapters, flows, inverse, measurements, observe
 from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.inverse import infer as table
 from jaxflows.inverse import noise
@@ -20,21 +20,7 @@ from jaxflows.inverse.langevin_method import _adjusted_chains
 from jaxflows.inverse.noisy_measurements import log_likelihood
 from jaxflows.inverse.sparse_method import _analysis, _synthesis
 from jaxflows.measurements import entries
-
-KEY = jax.random.key(0)
-MATRIX = np.array([[1.0, -0.5, 0.3], [0.2, 0.8, -1.0]])
-VALUES = np.array([0.7, -0.4])
-SIGMA = np.array([0.5, 0.3])
-
-
-def problem():
-    return matrix_flow((3,), seed=0)
-
-
-def fitted_gaussian():
-    mean, covariance = gaussian_of(*problem())
-    return metrics.Gaussian((3,), mean, np.linalg.cholesky(covariance))
-
+from tests.inverse.problems import KEY, MATRIX, SIGMA, VALUES, fitted_gaussian, problem, reading
 
 # every method of the table, its options small
 SMALL = {
@@ -57,12 +43,6 @@ SAMPLERS = ("constraint", "gaussian", "hmc", "mala", "nuts")
 POINTS = {"asim": 1, "csgm": 3, "map": 3, "sparse": 1}
 # these do not look at the flow
 FLOWLESS = ("gaussian", "sparse")
-
-
-def reading(name):
-    if name == "plmcmc":
-        return inverse.noisy_measurement(entries(np.array([True, False, False])), VALUES[:1])
-    return inverse.noisy_measurement(observe.linear(MATRIX), VALUES, noise=noise.gaussian(SIGMA))
 
 
 @functools.cache
@@ -317,107 +297,3 @@ def test_the_same_problem_with_other_values_compiles_nothing_new():
         infer(KEY, flow, params, b, method=method, num_samples=2)
         sizes.append(_adjusted_chains._cache_size())
     assert sizes[0] == sizes[1]
-
-
-def refused(message, **changes):
-    flow, params = problem()
-    arguments = {"flow": flow, "params": params, "measurement": reading("mala")} | changes
-    with pytest.raises(ValueError, match=message):
-        infer(KEY, **arguments)
-
-
-LOGIT = flows.residual(event_shape=(3,), blocks=1, hidden=4, logit=True)
-
-
-@pytest.mark.parametrize(
-    ("message", "changes"),
-    [
-        (r"expected a method of \['ambient', .*\], or one made by its factory; got 'magic'", {"method": "magic"}),
-        ("expected num_samples >= 1; got 0", {"num_samples": 0}),
-        (
-            r"expected a measurement of events of shape \(3,\); got one of \(4,\)",
-            {"measurement": inverse.noisy_measurement(observe.linear(np.eye(4)[:1]), [0.0])},
-        ),
-        (
-            r"expected as many measurements as the operator makes of an event, \(3,\); got \(2,\)",
-            {"measurement": inverse.noisy_measurement(lambda y: y**2, [0.0, 1.0])},
-        ),
-        (
-            "method 'constraint' cannot serve this: expected a linear measurement; got a function",
-            {"measurement": inverse.noisy_measurement(lambda y: y**2, [0.0, 1.0, 1.0])},
-        ),
-        (
-            "'constraint' cannot serve this: expected a measurement without noise or with Gaussian noise",
-            {"measurement": inverse.noisy_measurement(observe.linear(MATRIX), VALUES, noise=noise.laplace(0.1))},
-        ),
-        ("'constraint' cannot serve this: expected a flow without a logit .*train with logit=False", {"flow": LOGIT}),
-        ("'ambient' cannot serve this: expected a flow whose events may be any numbers", {"flow": LOGIT, "method": "ambient"}),
-        (
-            r"'gaussian' cannot serve this: expected the Gaussian of the training data, `inverse.gaussian\(.*; got none",
-            {"method": "gaussian"},
-        ),
-        (
-            r"'gaussian' cannot serve this: expected a Gaussian of events of shape \(3,\); got one of \(28, 28\)",
-            {"method": inverse.gaussian(metrics.load_mnist_gaussian())},
-        ),
-        ("'amortised' cannot serve this: expected a pre-generator that was trained.*; got none", {"method": "amortised"}),
-        (
-            "'gaussian' cannot serve this: expected a linear measurement; got a function",
-            {
-                "method": inverse.gaussian(fitted_gaussian()),
-                "measurement": inverse.noisy_measurement(lambda y: y**2, [0.0, 1.0, 1.0]),
-            },
-        ),
-        (
-            "'sparse' cannot serve this: expected a measurement without noise or with Gaussian noise",
-            {
-                "method": "sparse",
-                "measurement": inverse.noisy_measurement(observe.linear(MATRIX), VALUES, noise=noise.laplace(0.1)),
-            },
-        ),
-        ("'sparse' cannot .*: expected the basis 'dct' or an orthogonal wavelet", {"method": inverse.sparse(basis="bior2.2")}),
-        ("'sparse' cannot .*: expected events with even sides of at least 8", {"method": inverse.sparse(basis="haar")}),
-        ("'plmcmc' cannot serve this: expected entries of the event", {"method": "plmcmc"}),
-        (
-            "'plmcmc' cannot serve this: expected entries without noise",
-            {
-                "method": "plmcmc",
-                "measurement": inverse.noisy_measurement(
-                    entries(np.array([True, False, False])), [0.0], noise=noise.gaussian(0.1)
-                ),
-            },
-        ),
-    ],
-)
-def test_what_cannot_be_served_is_said_before_any_work(message, changes):
-    refused(message, **changes)
-
-
-def test_without_blackjax_its_methods_say_what_to_install(monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    refused(r"'nuts' cannot serve this: expected blackjax to be installed, `pip install jaxflows\[mcmc\]`", method="nuts")
-    refused(
-        r"'sparse' cannot serve this: expected scikit-learn to be installed, `pip install jaxflows\[sparse\]`", method="sparse"
-    )
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: inverse.langevin(steps=0), "expected steps > 0; got 0"),
-        (lambda: inverse.langevin(temperature=0.5), "expected temperature >= 1; got 0.5"),
-        (lambda: inverse.mala(acceptance=1.0), r"expected acceptance in \(0, 1\); got 1.0"),
-        (lambda: inverse.csgm(penalty=-1.0), "expected penalty >= 0; got -1.0"),
-        (lambda: inverse.csgm(start_scale=-1.0), "expected start_scale >= 0; got -1.0"),
-        (lambda: inverse.most_probable(sigma=0.0), "expected sigma > 0; got 0.0"),
-        (lambda: inverse.asim(memory=0), "expected memory > 0; got 0"),
-        (lambda: inverse.plmcmc(independent=1.5), r"expected independent in \[0, 1\]; got 1.5"),
-        (lambda: inverse.pregenerator(learning_rate=0.0), "expected learning_rate > 0; got 0.0"),
-        (lambda: inverse.ambient(num_draws=0), "expected num_draws > 0; got 0"),
-        (lambda: inverse.sparse(penalty=0.0), "expected penalty > 0; got 0.0"),
-        (lambda: inverse.hmc(leapfrogs=0), "expected leapfrogs > 0; got 0"),
-    ],
-)
-def test_options_are_checked(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
