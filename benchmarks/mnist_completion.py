@@ -13,19 +13,21 @@ given chance (MCAR), or the centre 8x8 square. A finished mask is kept in the ru
 from __future__ import annotations
 
 import argparse
-import json
+import functools
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
 
-from benchmarks.results_file import RESULTS, read_rows, write_results
+from benchmarks.kept_rows import Row, add_options, measure_and_write, output_dir
+from benchmarks.results_file import read_rows
 from jaxflows import persistence
 from jaxflows.conditional.complete import complete
 from jaxflows.data import load_array, load_digits_sample, named_mask
 from jaxflows.metrics import gaussian_conditional, interval_coverage, load_mnist_gaussian
 
+NAME = "mnist_completion"
 MODEL = Path(__file__).parents[1] / "jaxflows" / "data" / "models" / "mnist_residual.safetensors"
 NOISE = 0.05
 MASKS = ("missing:0.5", "missing:0.6", "missing:0.7", "missing:0.8", "missing:0.9", "centre:8")
@@ -37,7 +39,7 @@ def rmse(values: np.ndarray, truth: np.ndarray, hidden: np.ndarray) -> float:
     return float(np.sqrt(squared[..., hidden].mean()))
 
 
-def mask_row(name: str, digits: np.ndarray, draws: int, seed: int) -> dict[str, Any]:
+def mask_row(name: str, digits: np.ndarray, draws: int, seed: int) -> Row:
     """Complete all digits under one kind of mask and score them."""
     flow, params, _ = persistence.load(MODEL)
     masks = np.stack([named_mask(name, flow.event_shape, seed + i) for i in range(len(digits))])
@@ -83,23 +85,24 @@ def main() -> None:
     parser.add_argument("--masks", nargs="+", choices=MASKS, default=MASKS, help="some; the others keep their rows")
     parser.add_argument("--draws", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run-dir", type=Path, default=Path("runs/mnist_completion"))
-    parser.add_argument("--quick", action="store_true")
+    add_options(parser, NAME)
     options = parser.parse_args()
     if options.quick:
-        options.digits, options.run_dir = 4, options.run_dir / "quick"
+        options.digits = 4
     digits = mnist_test_digits(options.data_dir, options.digits)
-    options.run_dir.mkdir(parents=True, exist_ok=True)
-    directory = options.run_dir if options.quick else RESULTS
-    rows = {row["missing"]: row for row in read_rows("mnist_completion", directory)}
-    for name in options.masks:
-        kept = options.run_dir / f"{name.replace(':', '_')}_{options.digits}_{options.draws}_{options.seed}.json"
-        if not kept.exists():
-            kept.write_text(json.dumps(mask_row(name, digits, options.draws, options.seed)))
-        rows[name] = json.loads(kept.read_text())
-        print(json.dumps(rows[name]), flush=True)
-    ordered = [rows[name] for name in MASKS if name in rows]
-    write_results("mnist_completion", ordered, seeds=[options.seed], directory=directory)
+    tasks = {
+        f"{name}_{options.digits}_{options.draws}_{options.seed}": functools.partial(
+            mask_row, name, digits, options.draws, options.seed
+        )
+        for name in options.masks
+    }
+    earlier = {row["missing"]: row for row in read_rows(NAME, output_dir(options))}
+
+    def arrange(measured: Mapping[str, Row | None]) -> list[Row]:
+        rows = earlier | {row["missing"]: row for row in measured.values() if row is not None}
+        return [rows[name] for name in MASKS if name in rows]
+
+    measure_and_write(NAME, tasks, options, seeds=[options.seed], arrange=arrange)
 
 
 if __name__ == "__main__":
