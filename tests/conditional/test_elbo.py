@@ -50,7 +50,9 @@ def gradients(estimator):
     def gradient(point, where, key):
         return jax.flatten_util.ravel_pytree(jax.grad(lambda at: estimate(key, FLOW, at[0], where, at[1]))(point))[0]
 
-    return jax.jit(lambda point, where, keys: jax.lax.map(lambda k: gradient(point, where, k), keys, batch_size=min(100, len(keys))))
+    return jax.jit(
+        lambda point, where, keys: jax.lax.map(lambda k: gradient(point, where, k), keys, batch_size=min(100, len(keys)))
+    )
 
 
 @pytest.mark.parametrize(
