@@ -183,11 +183,16 @@ def _work(settings: _Settings, params: Params, batch: _Batch) -> Draws:
         return jax.block_until_ready(_draw_mixtures(settings, solver, params, batch))
     fitted = _fit(settings, params, batch)
     solver = settings.solver or quick_solver(is_anchored(settings.posterior, fitted.start))
-    drawn = _draw_rows(settings, solver, params, batch, fitted)
+    drawn = _draw(settings, solver, params, batch, fitted)
     # only the rows with a draw left unsolved pay for what follows, and only then is it compiled
     for row in map(int, np.flatnonzero(np.asarray(drawn.solve.converged) < 1.0)):
         drawn = _retried(settings, params, _row(batch, row), _row(fitted, row), drawn, row)
     return jax.block_until_ready(drawn)
+
+
+def _draw(settings: _Settings, solver: ConstraintSolver, params: Params, batch: _Batch, fitted: Fitted) -> Draws:
+    """`_draw_rows`, compiled once whatever led to ``fitted``: of how that was found it knows nothing."""
+    return _draw_rows(settings._replace(solver=None, partition="same", fit_steps=0), solver, params, batch, fitted)
 
 
 def _row(batch: Any, row: int) -> Any:
@@ -199,7 +204,7 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
     spent = drawn.solve.evaluations[row]
     best = _row(drawn, row)
     if settings.solver is None:
-        best = _draw_rows(
+        best = _draw(
             settings, thorough_solver(settings.flow, is_anchored(settings.posterior, fitted.start)), params, alone, fitted
         )
         spent = spent + best.solve.evaluations[0]
@@ -211,7 +216,7 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
         other = settings._replace(partition=partition)
         fitted = _fit(other, params, alone)
         solver = settings.solver or thorough_solver(settings.flow, is_anchored(settings.posterior, fitted.start))
-        again = _draw_rows(other, solver, params, alone, fitted)
+        again = _draw(other, solver, params, alone, fitted)
         spent = spent + again.solve.evaluations[0]
         if again.report.ess[0] > best.report.ess[0]:
             best = again

@@ -48,6 +48,8 @@ def gmres(
         of A, a bound from above since a cycle may end before its Krylov dimension is full.
     """
     restart = min(restart, right_hand_side.size)
+    # JAX traces an operator nine times for a solve, and each of its transposes
+    operator = jax.jit(operator)
 
     def cycle(b: jax.Array, tol: jax.Array) -> tuple[jax.Array, int]:
         x, _ = jax.scipy.sparse.linalg.gmres(

@@ -52,7 +52,7 @@ def completion(params):
 
 
 def test_the_free_latents_of_a_completion_have_the_networks_moments(params, completion):
-    latents = np.asarray(jax.vmap(jax.vmap(lambda y: AFFINE.encode(params, y)))(jnp.asarray(completion.samples)))
+    latents = np.asarray(jax.jit(jax.vmap(jax.vmap(lambda y: AFFINE.encode(params, y))))(completion.samples))
     for x, seen in zip(latents, SEEN, strict=True):
         normal = ((x - MU) / SIGMA)[:, ~seen]
         assert np.all(np.abs(normal.mean(axis=0)) < 5 / np.sqrt(DRAWS))

@@ -37,7 +37,6 @@ ESTIMATORS = {
     "exact": elbo.exact(),
     "clade": elbo.clade(log_det=power_series(terms=40)),
     "clade, roulette": elbo.clade(log_det=russian_roulette()),
-    "clade, 3 probes": elbo.clade(probes=3, log_det=power_series(terms=40)),
     "nlade": elbo.nlade(),
     "nlade, 3 probes": elbo.nlade(probes=3),
 }
@@ -51,12 +50,15 @@ def gradients(estimator):
     def gradient(point, where, key):
         return jax.flatten_util.ravel_pytree(jax.grad(lambda at: estimate(key, FLOW, at[0], where, at[1]))(point))[0]
 
-    return jax.jit(lambda point, where, keys: jax.lax.map(lambda k: gradient(point, where, k), keys, batch_size=100))
+    return jax.jit(
+        lambda point, where, keys: jax.lax.map(lambda k: gradient(point, where, k), keys, batch_size=min(100, len(keys)))
+    )
 
 
 @pytest.mark.parametrize(
     ("estimator", "observation"),
-    [(e, o) for e in ("clade", "nlade") for o in OBSERVATIONS] + [("clade, roulette", "mask"), ("nlade, 3 probes", "mask")],
+    [(e, o) for e in ("clade", "nlade") for o in ("mask", "nothing", "everything")]
+    + [("clade, roulette", "linear"), ("nlade, 3 probes", "linear")],
 )
 def test_estimators_agree_with_the_exact_gradient(problem, estimator, observation):
     _, *point = problem

@@ -5,6 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from benchmarks.known_flows import gaussian_of, linear_flow
@@ -69,22 +70,49 @@ def test_moments_tell_of_the_target_whatever_the_draws_are_from():
     np.testing.assert_allclose(nothing[1], jnp.eye(SLOTS), atol=1e-6)
 
 
-def test_a_householder_fit_finds_a_covariance_of_low_rank():
-    # the posterior of an affine flow is the prior but for as many directions as are observed, and is in the family
+@pytest.fixture(scope="module")
+def low_rank_problem():
+    """``(flow, params, observed, arguments)`` of a fit of two rows, six of eight entries hidden in one and one in the other.
+
+    The posterior of an affine flow is the prior but for as many directions as are observed, and is in the family.
+    """
     flow, params = linear_flow(SLOTS + RANK, seed=3, coeff=0.6)
-    mean, covariance = gaussian_of(flow, params)
-    # six hidden, and one
     observed = np.stack([np.arange(SLOTS + RANK) < RANK, np.arange(SLOTS + RANK) != 3])
-    y = jnp.full((2, SLOTS + RANK), 0.5)
-    family = posteriors.householder(num_reflections=RANK, start="prior")
-    fitted, trace = fit_posterior(
-        jax.random.key(0), flow, params, jax.vmap(mask)(jnp.asarray(observed)), y, posterior=family, steps=60,
-        partition="same", tolerance=0.0, progress=False,
-    )  # fmt: skip
+    options = {
+        "posterior": posteriors.householder(num_reflections=RANK, start="prior"), "optimizer": optax.adam(3e-2), "steps": 60,
+        "partition": "same", "tolerance": 0.0, "progress": False,
+    }  # fmt: skip
+    rows = jax.vmap(mask)(jnp.asarray(observed)), jnp.asarray([[0.5], [-0.3]]) * jnp.ones(SLOTS + RANK)
+    return flow, params, observed, rows, options
+
+
+@pytest.fixture(scope="module")
+def low_rank_fit(low_rank_problem):
+    flow, params, _, rows, options = low_rank_problem
+    return fit_posterior(jax.random.key(0), flow, params, *rows, **options)
+
+
+def test_a_householder_fit_finds_a_covariance_of_low_rank(low_rank_problem, low_rank_fit):
+    flow, params, observed, (_, y), _ = low_rank_problem
+    fitted, trace = low_rank_fit
+    mean, covariance = gaussian_of(flow, params)
     assert fitted.theta["vectors"].shape == (2, RANK, SLOTS)
+    assert trace.bound.shape == (4, 2)
+    assert np.all(trace.unconverged == 0)
     for row, seen in enumerate(observed):
         part, gap = covariance[np.ix_(seen, seen)], (np.asarray(y[row]) - mean)[seen]
         evidence = -0.5 * gap @ np.linalg.solve(part, gap) - 0.5 * np.linalg.slogdet(2 * np.pi * part)[1]
         left = evidence - trace.bound[:, row]
         # diagonal scales alone, which is what reflections with no gradient leave, close no more than a part of it
         assert np.abs(left[-1]) < 0.02 * left[0]
+
+
+def test_what_a_rows_fit_gives_depends_on_its_key_and_not_on_the_rows_beside_it(low_rank_problem, low_rank_fit):
+    flow, params, _, rows, options = low_rank_problem
+    fitted, trace = low_rank_fit
+    keys = jax.random.split(jax.random.key(0), 2)[::-1]
+    turned, back = fit_posterior(keys, flow, params, *jax.tree.map(lambda leaf: leaf[::-1], rows), **options)
+    jax.tree.map(lambda ours, theirs: np.testing.assert_allclose(ours[::-1], theirs, rtol=1e-5), turned.theta, fitted.theta)
+    np.testing.assert_allclose(back.bound[:, ::-1], trace.bound, rtol=1e-5)
+    with pytest.raises(ValueError, match="expected y_observed and observations of shape"):
+        fit_posterior(jax.random.key(0), flow, params, rows[0], rows[1][:, :2], progress=False)

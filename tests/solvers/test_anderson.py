@@ -12,6 +12,8 @@ import pytest
 from jaxflows.solvers.anderson import anderson_next, anderson_start
 from jaxflows.solvers.fixed_point import iterate
 
+mixed = jax.jit(anderson_next)
+
 
 def _nonlinear(size=8):
     rng = np.random.default_rng(1)
@@ -28,7 +30,7 @@ def test_each_step_is_the_least_squares_of_the_textbook():
         for _ in range(7):
             r = jnp.tanh(matrix @ x) + shift - x
             seen.append((np.asarray(x), np.asarray(r)))
-            x, state = anderson_next(state, x, r)
+            x, state = mixed(state, x, r)
             window = seen[-4:]
             dx = np.diff([pair[0] for pair in window], axis=0)
             dr = np.diff([pair[1] for pair in window], axis=0)
@@ -65,7 +67,7 @@ def test_a_linear_problem_is_solved_in_its_dimension():
 def test_repeated_iterates_leave_the_mixing_finite():
     state, x = anderson_start(jnp.zeros(3), 4), jnp.ones(3)
     for _ in range(6):
-        nxt, state = anderson_next(state, x, jnp.full(3, 0.5))
+        nxt, state = mixed(state, x, jnp.full(3, 0.5))
         np.testing.assert_allclose(nxt, 1.5)
 
 

@@ -165,9 +165,11 @@ def test_the_second_derivative_of_the_square_root_under_vmap():
         def value(t):
             return root(t, jnp.ones(()))[0]
 
-        np.testing.assert_allclose(jax.vmap(value)(t), np.sqrt(t), atol=1e-9)
-        np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(value)))(t), 0.5 * t**-0.5, atol=1e-9)
-        np.testing.assert_allclose(jax.jit(jax.vmap(jax.grad(jax.grad(value))))(t), -0.25 * t**-1.5, atol=1e-8)
+        slope = jax.grad(value)
+        values, slopes, curvatures = jax.jit(jax.vmap(lambda t: (value(t), slope(t), jax.grad(slope)(t))))(t)
+        np.testing.assert_allclose(values, np.sqrt(t), atol=1e-9)
+        np.testing.assert_allclose(slopes, 0.5 * t**-0.5, atol=1e-9)
+        np.testing.assert_allclose(curvatures, -0.25 * t**-1.5, atol=1e-8)
 
 
 def test_the_start_carries_no_gradient_and_matrix_products_run_at_full_precision():
@@ -193,13 +195,18 @@ def test_second_derivatives_survive_a_scan_inside_the_step():
             return jax.lax.scan(one, x, jnp.stack([a, 2 * a]))[0]
         return one(one(x, a)[0], 2 * a)[0]
 
+    def derivatives(scanned):
+        solve = fixed_point(lambda a, x: layers(a, x, scanned))
+        value = lambda a: solve(a, jnp.zeros(()))[0]  # noqa: E731
+        slope = jax.grad(value)
+        return jax.jit(lambda a: (value(a), slope(a))), jax.jit(jax.grad(slope))
+
     with jax.enable_x64(True):
         seen = []
         for scanned in (True, False):
-            solve = fixed_point(lambda a, x, scanned=scanned: layers(a, x, scanned))
-            value = lambda a, solve=solve: solve(a, jnp.zeros(()))[0]  # noqa: E731
-            seen.append([float(f(0.6)) for f in (value, jax.grad(value), jax.jit(jax.grad(jax.grad(value))))])
+            first, second = derivatives(scanned)
+            seen.append([*map(float, first(0.6)), float(second(0.6))])
         np.testing.assert_allclose(seen[0], seen[1], rtol=1e-8)
         step = 1e-4
-        difference = (jax.grad(value)(0.6 + step) - jax.grad(value)(0.6 - step)) / (2 * step)
+        difference = (first(0.6 + step)[1] - first(0.6 - step)[1]) / (2 * step)
         np.testing.assert_allclose(seen[0][2], difference, rtol=1e-5)
