@@ -60,6 +60,7 @@ def _scalars(xp: Any, seen: dict[str, Any]) -> list[Any]:
 
 def _one_event(name: str, params: Any, u: jax.Array, v: jax.Array, weights: jax.Array) -> dict[str, Any]:
     """`_outputs`, the Jacobian of v in u, and the gradient of the weighted sum of `_scalars` in (params, u, v)."""
+
     def transform(u: jax.Array) -> tuple[jax.Array, jax.Array]:
         image = CASES[name].bijector.transform(params, u)
         return image, image
