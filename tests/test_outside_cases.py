@@ -44,37 +44,38 @@ def test_five_actnorms_and_residual_blocks_invert_to_1e6(shape):
         u = jnp.asarray(np.random.default_rng(1).standard_normal(shape))
 
         def there_and_back(params, u):
+            if len(shape) == 1:
+                v, log_det = layer.forward(params, u)
+                back, inverse_log_det = layer.inverse(params, v)
+                return v, back, log_det + inverse_log_det
             v = layer.transform(params, u)
-            return v, layer.invert(params, v)
+            back, info = layer.invert(params, v)
+            return v, back, info.residual
 
-        v, (back, info) = jax.jit(there_and_back)(params, u)
+        v, back, defect = jax.jit(there_and_back)(params, u)
         np.testing.assert_allclose(back, u, rtol=0, atol=1e-9)
-        assert bool(info.converged)
+        np.testing.assert_allclose(defect, 0.0, atol=1e-9 if len(shape) == 1 else 1e-11)
         assert float(jnp.max(jnp.abs(v - u))) > 0.1
-        if len(shape) == 1:
-            log_det = jax.jit(layer.forward)(params, u)[1]
-            inverse_log_det = jax.jit(layer.inverse)(params, v)[1]
-            np.testing.assert_allclose(log_det, -inverse_log_det, atol=1e-9)
 
 
 @pytest.mark.parametrize("dimension", [2, 4, 5])
-@pytest.mark.parametrize("estimator", [power_series(terms=12, probes=2), russian_roulette(probes=2), exact()])
-def test_the_grid_of_dimensions_and_estimators(dimension, estimator):
+def test_the_grid_of_dimensions_and_estimators(dimension):
     # normflows flows/residual_test.py: dims {2, 4, 5}, geometric and exact, round trip 1e-4
-    layer = residual_dense(hidden=(8,), coeff=0.95)
+    layer, estimators = residual_dense(hidden=(8,), coeff=0.95), (power_series(terms=12, probes=2), russian_roulette(probes=2))
     with jax.enable_x64(True):
         params = _contractive(layer, (dimension,), dimension)
         u = jnp.asarray(np.random.default_rng(2).standard_normal(dimension))
 
         def both_ways(params, u, key):
-            v, log_det = layer.estimate(key, estimator, params, u)
-            return v, log_det, layer.invert(params, v)[0], layer.forward(params, u)[1]
+            v, exactly = layer.estimate(key, exact(), params, u)
+            estimates = [layer.estimate(key, estimator, params, u) for estimator in estimators]
+            return v, exactly, estimates, layer.invert(params, v)[0], layer.forward(params, u)[1]
 
-        _, log_det, back, truth = jax.jit(both_ways)(params, u, jax.random.key(3))
+        v, exactly, estimates, back, truth = jax.jit(both_ways)(params, u, jax.random.key(3))
     np.testing.assert_allclose(back, u, rtol=0, atol=1e-10)
-    if estimator is exact():
-        np.testing.assert_allclose(log_det.value, truth, atol=1e-12)
-    else:
+    np.testing.assert_allclose(exactly.value, truth, atol=1e-12)
+    for image, log_det in estimates:
+        np.testing.assert_allclose(image, v, atol=1e-12)
         assert np.isfinite(log_det.std_error)
         assert np.isfinite(log_det.value)
 

@@ -47,12 +47,16 @@ def from_flowjax(distribution: Any, *, condition: Any = None, probe: Any = None)
     held = _checked_condition(merged.cond_shape, condition)
     params, static = eqx.partition(merged.bijection, eqx.is_inexact_array)
 
+    # jitted, so that what flowjax runs in Python is traced once, and not by every use in every program
+    @jax.jit
     def encode(params: Params, y: jax.Array) -> jax.Array:
         return eqx.combine(params, static).inverse(y, held)
 
+    @jax.jit
     def decode(params: Params, x: jax.Array) -> jax.Array:
         return eqx.combine(params, static).transform(x, held)
 
+    @jax.jit
     def log_det(params: Params, y: jax.Array) -> jax.Array:
         return eqx.combine(params, static).inverse_and_log_det(y, held)[1]
 

@@ -14,7 +14,7 @@ from jaxflows.bijectors.chain import chain, scan_chain
 from jaxflows.bijectors.invert import invert
 from jaxflows.bijectors.logit import logit
 from jaxflows.bijectors.registry import FAMILIES, examples
-from jaxflows.bijectors.residual import residual_conv, residual_dense
+from jaxflows.bijectors.residual import residual_dense
 from jaxflows.flows import residual_image
 
 
@@ -30,7 +30,6 @@ def _compositions() -> dict[str, tuple[Bijector, Shape]]:
     dense = residual_dense(hidden=(6,))
     image = residual_image(event_shape=(8, 8, 1), blocks=1, channels=(3, 3), coeff=0.9)
     return {
-        "residual_conv-442": (residual_conv(channels=(4, 3)), (4, 4, 2)),
         "implicit": (scan_chain(chain(dense, invert(dense)), 2), (4,)),
         "inverted_chain": (invert(chain(dense, dense)), (4,)),
         "logit_first": (chain(logit(), dense), (4,)),

@@ -10,7 +10,7 @@ from jaxflows import flows, persistence
 from jaxflows.training.fit import fit
 
 FLOWS = {
-    "glow": lambda: flows.glow(event_shape=(4, 4, 1), scales=2, steps=2, hidden=6, blocks=1),
+    "glow": lambda: flows.glow(event_shape=(4, 4, 1), scales=2, steps=1, hidden=6, blocks=1),
     "neural_spline": lambda: flows.neural_spline(event_shape=(2, 2), layers=2, hidden=8, blocks=1, split="half"),
     "nice": lambda: flows.nice(event_shape=(4,), layers=2, hidden=8, blocks=1),
     "realnvp": lambda: flows.realnvp(event_shape=(4,), layers=2, hidden=8, blocks=1),

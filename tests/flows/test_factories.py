@@ -24,9 +24,11 @@ FLOWS = {
     "implicit": flows.implicit(event_shape=(2,), blocks=2, hidden=8),
 }
 IMAGES = {
-    "residual_densenet_image": flows.residual_densenet_image(event_shape=(4, 4, 1), blocks=1, channels=(3, 3)),
-    # of one scale: each compiles two kinds of block
-    "implicit_image": flows.implicit_image(event_shape=(4, 4, 1), blocks=1, scales=1, channels=(3, 3)),
+    # of one scale and two convolutions a block, or all is compiled several times
+    "residual_densenet_image": flows.residual_densenet_image(
+        event_shape=(4, 4, 1), blocks=1, scales=1, channels=(3,), kernels=(3, 1)
+    ),
+    "implicit_image": flows.implicit_image(event_shape=(4, 4, 1), blocks=1, scales=1, channels=(3,), kernels=(3, 1)),
 }
 
 
