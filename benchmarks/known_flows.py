@@ -27,7 +27,7 @@ def linear_flow(size: int, seed: int, *, blocks: int = 3, coeff: float = 0.3) ->
     """
     flow = flows.residual(event_shape=(size,), blocks=blocks, hidden=size, activation="clipswish")
     rng = np.random.default_rng(seed)
-    affine, stack = flow.init(jax.random.key(seed))
+    affine, stack = jax.jit(flow.init)(jax.random.key(seed))
     return flow, (affine, _linear_network(stack, rng, coeff))
 
 
@@ -55,7 +55,7 @@ def affine_flow(flow: flows.Flow, seed: int, *, coeff: float = 0.6) -> Any:
             return {name: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype) for name, leaf in part.items()}
         return part
 
-    return jax.tree.map(made, flow.init(jax.random.key(seed)), is_leaf=lambda part: isinstance(part, dict | list))
+    return jax.tree.map(made, jax.jit(flow.init)(jax.random.key(seed)), is_leaf=lambda part: isinstance(part, dict | list))
 
 
 def _linear_network(operators: Any, rng: np.random.Generator, norm: float) -> list[Any]:
