@@ -95,10 +95,16 @@ def _affine_conditioner(params: Any, rng: np.random.Generator) -> Any:
 
 def gaussian_of(flow: flows.Flow, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and covariance (d, d) of an affine flow's flattened events, in float64."""
-    zero = jnp.zeros(flow.event_shape)
-    jacobian = np.asarray(jax.jacfwd(functools.partial(flow.encode, params))(zero), np.float64)
+    image, jacobian = (np.asarray(part, np.float64) for part in _at_zero(flow, params))
     inverse = np.linalg.inv(jacobian.reshape(flow.size, flow.size))
-    return -inverse @ np.asarray(flow.encode(params, zero), np.float64).reshape(-1), inverse @ inverse.T
+    return -inverse @ image.reshape(-1), inverse @ inverse.T
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _at_zero(flow: flows.Flow, params: Any) -> tuple[jax.Array, jax.Array]:
+    """The latent of the event zero, and the Jacobian there."""
+    encode, zero = functools.partial(flow.encode, params), jnp.zeros(flow.event_shape)
+    return encode(zero), jax.jacfwd(encode)(zero)
 
 
 def conditional_of(
