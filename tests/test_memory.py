@@ -80,7 +80,11 @@ def test_a_joint_gradient_in_micro_batches_is_that_of_the_whole_batch():
     # the latents of a batch are normalised together, and five rows do not divide by two
     flow = flows.residual(event_shape=(4,), blocks=1, hidden=2)
     network = DenseInference((2,))
-    params = {"flow": jax.jit(flow.init)(KEY), "network": fresh_network(KEY, network, (4,), jnp.float32), "head": fresh_head(4, 2)}
+    params = {
+        "flow": jax.jit(flow.init)(KEY),
+        "network": fresh_network(KEY, network, (4,), jnp.float32),
+        "head": fresh_head(4, 2),
+    }
     params["head"]["weight"] = jax.random.normal(KEY, (4, 2))
     rng = np.random.default_rng(0)
     labels = jnp.asarray([0, 1, -1, 1, 0])
