@@ -27,7 +27,7 @@ def linear_flow(size: int, seed: int, *, blocks: int = 3, coeff: float = 0.3) ->
     """
     flow = flows.residual(event_shape=(size,), blocks=blocks, hidden=size, activation="clipswish")
     rng = np.random.default_rng(seed)
-    affine, stack = flow.init(jax.random.key(seed))
+    affine, stack = jax.jit(flow.init)(jax.random.key(seed))
     return flow, (affine, _linear_network(stack, rng, coeff))
 
 
@@ -55,7 +55,7 @@ def affine_flow(flow: flows.Flow, seed: int, *, coeff: float = 0.6) -> Any:
             return {name: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), leaf.dtype) for name, leaf in part.items()}
         return part
 
-    return jax.tree.map(made, flow.init(jax.random.key(seed)), is_leaf=lambda part: isinstance(part, dict | list))
+    return jax.tree.map(made, jax.jit(flow.init)(jax.random.key(seed)), is_leaf=lambda part: isinstance(part, dict | list))
 
 
 def _linear_network(operators: Any, rng: np.random.Generator, norm: float) -> list[Any]:
@@ -95,10 +95,16 @@ def _affine_conditioner(params: Any, rng: np.random.Generator) -> Any:
 
 def gaussian_of(flow: flows.Flow, params: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean (d,) and covariance (d, d) of an affine flow's flattened events, in float64."""
-    zero = jnp.zeros(flow.event_shape)
-    jacobian = np.asarray(jax.jacfwd(functools.partial(flow.encode, params))(zero), np.float64)
+    image, jacobian = (np.asarray(part, np.float64) for part in _at_zero(flow, params))
     inverse = np.linalg.inv(jacobian.reshape(flow.size, flow.size))
-    return -inverse @ np.asarray(flow.encode(params, zero), np.float64).reshape(-1), inverse @ inverse.T
+    return -inverse @ image.reshape(-1), inverse @ inverse.T
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _at_zero(flow: flows.Flow, params: Any) -> tuple[jax.Array, jax.Array]:
+    """The latent of the event zero, and the Jacobian there."""
+    encode, zero = functools.partial(flow.encode, params), jnp.zeros(flow.event_shape)
+    return encode(zero), jax.jacfwd(encode)(zero)
 
 
 def conditional_of(

@@ -53,12 +53,12 @@ def test_the_fewest_micro_batches_that_fit_are_found_in_few_compilations(rows, b
 
 def test_a_run_within_a_limit_is_the_same_run():
     flow = flows.planar(event_shape=(4,), blocks=8)
-    rows = np.random.default_rng(0).standard_normal((130, 4)).astype(np.float32)
+    rows, start = np.random.default_rng(0).standard_normal((130, 4)).astype(np.float32), jax.jit(flow.init)(KEY)
 
     def run(limit):
         # 100 rows in each step, and the last validation takes what is left
         return fit(
-            KEY, flow, rows, params=flow.init(KEY), epochs=3, batch_size=100, validation=0.2, memory_limit=limit,
+            KEY, flow, rows, params=start, epochs=3, batch_size=100, validation=0.2, memory_limit=limit,
             noise=lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape), progress=False,
         )  # fmt: skip
 
@@ -80,7 +80,11 @@ def test_a_joint_gradient_in_micro_batches_is_that_of_the_whole_batch():
     # the latents of a batch are normalised together, and five rows do not divide by two
     flow = flows.residual(event_shape=(4,), blocks=1, hidden=2)
     network = DenseInference((2,))
-    params = {"flow": flow.init(KEY), "network": fresh_network(KEY, network, (4,), jnp.float32), "head": fresh_head(4, 2)}
+    params = {
+        "flow": jax.jit(flow.init)(KEY),
+        "network": fresh_network(KEY, network, (4,), jnp.float32),
+        "head": fresh_head(4, 2),
+    }
     params["head"]["weight"] = jax.random.normal(KEY, (4, 2))
     rng = np.random.default_rng(0)
     labels = jnp.asarray([0, 1, -1, 1, 0])

@@ -30,11 +30,9 @@ def test_the_committed_outputs_are_of_one_run_without_errors(path):
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs(path, tmp_path, monkeypatch):
+def test_it_runs(path, tmp_path):
     from nbclient import NotebookClient
 
-    # long loops: here optimised programs are worth their compilation
-    monkeypatch.delenv("XLA_FLAGS")
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     after = [cell for cell in notebook.cells if cell.cell_type == "code"]

@@ -1,4 +1,4 @@
-"""Rows shared out over devices: the same results on 1, 2 and 8 of them, and no word between devices inside a loop."""
+"""Rows shared out over devices: the same results on 1 and 8 of them, and no word between devices inside a loop."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ from jaxflows.training.fit_incomplete import fit_incomplete
 from tests.training.affine_rows import AFFINE, affine_start, gaussian_rows
 
 ROOT = Path(__file__).parents[1]
-COUNTS = (1, 2, 8)
-# divides by 2 and not by 8
-BATCH = 12
+COUNTS = (1, 8)
+# the one divides by 8, the other does not
+EVEN, ODD = 16, 12
 
 
 def outcome(count):
     """What training, training on holes and completing give on some devices, as lists of numbers."""
     devices = jax.devices()[:count]
-    options = {"epochs": 2, "batch_size": BATCH, "ema_decay": 0.9, "progress": False, "devices": devices}
+    options = {"epochs": 2, "ema_decay": 0.9, "progress": False, "devices": devices}
     rows, observed = gaussian_rows(40)
     holes = np.where(observed, rows, np.nan)
     model, joint = fit_incomplete(
         jax.random.key(1), AFFINE, holes, observed, params=affine_start(holes), validation=0.0, learning_rate=1e-2,
-        estimator="exact", **options,
+        estimator="exact", batch_size=ODD, **options,
     )  # fmt: skip
-    trees = {"fit_incomplete": (model.params, model.network_params, joint.run.losses)}
-    if count != 2:
-        flow = flows.residual(event_shape=(3,), blocks=1, hidden=4)
-        noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
-        params, report = fit(jax.random.key(0), flow, rows, noise=noise, validation=0.25, patience=9, **options)
-        trees["fit"] = (params, report.losses, report.validation_losses)
-        result = complete(
-            jax.random.key(2), AFFINE, model.params, holes[:10], observed[:10], posterior=model.posterior, num_samples=4,
-            progress=False, devices=devices,
-        )  # fmt: skip
-        trees["complete"] = (result.samples, result.log_weights, result.info.bound)
+    flow = flows.residual(event_shape=(3,), blocks=1, hidden=4)
+    noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
+    params, report = fit(
+        jax.random.key(0), flow, rows, noise=noise, batch_size=EVEN, validation=0.25, patience=9, **options
+    )  # fmt: skip
+    result = complete(
+        jax.random.key(2), AFFINE, model.params, holes[:10], observed[:10], posterior=model.posterior, num_samples=4,
+        progress=False, devices=devices,
+    )  # fmt: skip
+    trees = {
+        "fit_incomplete": (model.params, model.network_params, joint.run.losses),
+        "fit": (params, report.losses, report.validation_losses),
+        "complete": (result.samples, result.log_weights, result.info.bound),
+    }
     return {
         name: np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)]).astype(float).tolist()
         for name, tree in trees.items()
@@ -72,12 +75,12 @@ def forced(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1]), programs
 
 
-@pytest.mark.parametrize(("name", "count"), [("fit_incomplete", 2), ("fit_incomplete", 8), ("fit", 8), ("complete", 8)])
-def test_results_do_not_depend_on_the_number_of_devices(forced, name, count):
-    one, several = (np.array(forced[0][str(n)][name]) for n in (1, count))
+@pytest.mark.parametrize("name", ["fit_incomplete", "fit", "complete"])
+def test_results_do_not_depend_on_the_number_of_devices(forced, name):
+    one, several = (np.array(forced[0][str(count)][name]) for count in COUNTS)
     # rows with nothing hidden have no bound
     assert np.isfinite(one).mean() > 0.9
-    # sums of 12 rows in another order, over 6 steps of Adam, in single precision
+    # sums of 12 or 16 rows in another order, over a few steps of Adam, in single precision
     np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
 
 
@@ -88,7 +91,7 @@ def test_devices_meet_outside_of_loops_alone(forced):
     # one program for each kind of training and number of devices: nothing is compiled again when a step's result comes back
     shared = [name for name, text in forced[1].items() if "num_partitions=" in text]
     steps = [name for name in shared if "jit_step." in name]
-    assert len(steps) == 3
+    assert len(steps) == 2
     assert all(found[name] for name in steps)
     # and completing has nothing to say
     draws = [name for name in shared if "draw_rows" in name]

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 
 
+@jax.jit
 def split_r_hat(values: jax.Array) -> jax.Array:
     """Rank-normalised split R-hat of each quantity; near 1 when the chains agree, and above 1.01 they do not yet.
 
@@ -34,6 +35,7 @@ def split_r_hat(values: jax.Array) -> jax.Array:
     return jnp.maximum(_r_hat(_scores(halves)), _r_hat(_scores(folded)))
 
 
+@jax.jit
 def bulk_ess(values: jax.Array) -> jax.Array:
     """Effective sample size for the middle of each quantity's distribution.
 

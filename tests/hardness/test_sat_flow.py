@@ -154,9 +154,8 @@ def share_of_solutions(problem, draws):
     return np.mean(near_assignment(problem, picked) & satisfies(problem, picked)), result.info.ess[0] / draws
 
 
-@pytest.mark.parametrize("problem", [FORMULAS["one literal"], FORMULAS["two"], formula(2, [(1, -2)])])
-def test_small_formulas_are_solved_by_conditioning_with_weights_that_warn(problem):
-    share, effective = share_of_solutions(problem, draws=8192)
+def test_a_small_formula_is_solved_by_conditioning_with_weights_that_warn():
+    share, effective = share_of_solutions(FORMULAS["two"], draws=8192)
     assert share > 0.99
     # few draws count: the diagnostics say that the posterior missed most of the target
     assert effective < 0.2

@@ -29,21 +29,27 @@ def test_gaussian_scores_are_scipys():
     assert score.rows == 20
 
 
-def test_flow_scores_are_its_log_prob():
+@pytest.fixture(scope="module")
+def model():
+    """A flow, its parameters and seven rows."""
     flow = flows.residual(event_shape=(3,), blocks=2, hidden=4)
-    params, rows = flow.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
-    expected = np.array([flow.log_prob(params, y) for y in rows]) / 3
+    return flow, jax.jit(flow.init)(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+
+
+def test_flow_scores_are_its_log_prob(model):
+    flow, params, rows = model
+    log_prob = jax.jit(flow.log_prob)
+    expected = np.array([log_prob(params, y) for y in rows]) / 3
     score = flow_log_likelihood(flow, params, rows, batch_size=4)
     np.testing.assert_allclose(score.nats, expected.mean(), rtol=1e-5)
     np.testing.assert_allclose(score.std_error, stats.sem(expected), rtol=1e-4)
 
 
-def test_estimated_scores_are_those_of_the_estimator_at_a_key_a_row():
-    flow = flows.residual(event_shape=(3,), blocks=2, hidden=4)
-    params, rows = flow.init(jax.random.key(0)), jax.random.normal(jax.random.key(1), (7, 3))
+def test_estimated_scores_are_those_of_the_estimator_at_a_key_a_row(model):
+    flow, params, rows = model
     series = power_series(terms=5)
     score = estimated_log_likelihood(jax.random.key(2), flow, params, rows, series, batch_size=4)
-    estimate = jax.vmap(lambda k, y: flow.estimate_log_prob(k, params, y, series))
+    estimate = jax.jit(jax.vmap(lambda k, y: flow.estimate_log_prob(k, params, y, series)))
     expected = estimate(jax.random.split(jax.random.key(2), 7), rows)
     np.testing.assert_allclose(score.nats, expected.value.mean() / 3, rtol=1e-5)
     np.testing.assert_allclose(score.std_error, stats.sem(expected.value / 3), rtol=1e-4)

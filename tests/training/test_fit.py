@@ -26,44 +26,46 @@ def two_moons(seed: int, count: int) -> np.ndarray:
 DATA = two_moons(0, 128)
 
 
+@pytest.fixture(scope="module")
+def far():
+    """A run on rows far from where a flow starts."""
+    return fit(jax.random.key(3), FLOW, 1000.0 + DATA, **QUICK)
+
+
 def test_a_trained_flow_beats_the_gaussian_and_keeps_its_bound():
     train, test = two_moons(1, 2048), two_moons(2, 1000)
     flow = flows.residual(event_shape=(2,), blocks=6, hidden=32)
     params, report = fit(
-        jax.random.key(0), flow, train, epochs=30, batch_size=64, learning_rate=1e-2, estimator=exact(), ema_decay=0.99,
+        jax.random.key(0), flow, train, epochs=20, batch_size=64, learning_rate=1e-2, estimator=exact(), ema_decay=0.99,
         progress=False,
     )  # fmt: skip
     ours = flow_log_likelihood(flow, params, test, batch_size=100)
     theirs = gaussian_log_likelihood(train.mean(0), np.cov(train, rowvar=False), test)
     assert ours.nats - theirs.nats > 5 * np.hypot(ours.std_error, theirs.std_error)
-    assert report.steps == 30 * 28 == len(report.losses)
+    assert report.steps == 20 * 28 == len(report.losses)
     assert report.stopped == "epochs"
     assert report.lipschitz == float(flow.bijector.lipschitz(params)) <= 0.95
-    assert report.validation_steps.tolist() == list(range(28, 841, 28))
+    assert report.validation_steps.tolist() == list(range(28, 561, 28))
     assert report.validation_losses[-1] < report.validation_losses[0]
 
 
-def test_the_same_key_gives_the_same_run_and_another_another():
-    first = fit(jax.random.key(3), FLOW, DATA, **QUICK)
-    second = fit(jax.random.key(3), FLOW, DATA, **QUICK)
-    other = fit(jax.random.key(4), FLOW, DATA, **QUICK)
-    np.testing.assert_array_equal(first[1].losses, second[1].losses)
-    jax.tree.map(np.testing.assert_array_equal, first[0], second[0])
-    assert not np.array_equal(first[1].losses, other[1].losses)
+def test_the_same_key_gives_the_same_run(far):
+    params, report = fit(jax.random.key(3), FLOW, 1000.0 + DATA, **QUICK)
+    np.testing.assert_array_equal(report.losses, far[1].losses)
+    jax.tree.map(np.testing.assert_array_equal, params, far[0])
 
 
 def test_given_parameters_are_the_start_and_are_not_changed():
-    params = FLOW.init(jax.random.key(7))
+    params = jax.jit(FLOW.init)(jax.random.key(7))
     before = jax.tree.map(np.array, params)
     _, report = fit(jax.random.key(0), FLOW, DATA, params=params, estimator=exact(), **{**QUICK, "batch_size": 128})
     jax.tree.map(np.testing.assert_array_equal, params, before)
-    start = -np.mean(jax.vmap(lambda y: FLOW.log_prob(params, y))(DATA)) / 2
+    start = -np.mean(jax.jit(jax.vmap(lambda y: FLOW.log_prob(params, y)))(DATA)) / 2
     np.testing.assert_allclose(report.losses[0], start, rtol=1e-5)
 
 
-def test_the_start_is_fitted_to_the_data():
-    _, report = fit(jax.random.key(0), FLOW, 1000.0 + DATA, **QUICK)
-    assert report.losses[0] < 10.0
+def test_the_start_is_fitted_to_the_data(far):
+    assert far[1].losses[0] < 10.0
 
 
 def test_patience_returns_the_best_average():
@@ -77,8 +79,10 @@ def test_patience_returns_the_best_average():
     np.testing.assert_allclose(loss, report.validation_losses.min(), atol=2e-3)
 
 
-def test_max_seconds_stops_early():
-    _, report = fit(jax.random.key(0), FLOW, DATA, **{**QUICK, "epochs": 100000}, max_seconds=0.5)
+def test_max_seconds_stops_early_and_another_key_gives_another_run(far):
+    _, report = fit(jax.random.key(4), FLOW, 1000.0 + DATA, **{**QUICK, "epochs": 100000}, max_seconds=0.5)
+    # the first loss is before any update: the start, the order of the rows and the probes are of the key
+    assert report.losses[0] != far[1].losses[0]
     assert report.stopped == "max_seconds"
     assert 0.5 <= report.seconds < 60.0
     assert report.steps < 400000
@@ -99,16 +103,15 @@ def test_noise_reaches_every_batch_and_lets_integers_in():
 
 
 def test_one_row_and_half_precision_train():
-    _, report = fit(jax.random.key(0), FLOW, DATA[:1], **{**QUICK, "validation": 0.1})
+    params, report = fit(jax.random.key(0), FLOW, DATA[:1].astype(np.float16), **{**QUICK, "validation": 0.1})
     assert report.steps == 2
     assert report.validation_losses.size == 0
-    half = fit(jax.random.key(0), FLOW, DATA.astype(np.float16), **QUICK)[0]
-    assert {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype(jnp.float32)}
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+def test_a_loss_that_is_not_finite_stops_the_run(far):
     with pytest.raises(FloatingPointError, match="at step 0"):
-        fit(jax.random.key(0), FLOW, DATA, noise=lambda key, batch: batch / 0.0, params=FLOW.init(jax.random.key(0)), **QUICK)
+        fit(jax.random.key(0), FLOW, DATA, noise=lambda key, batch: batch / 0.0, params=far[0], **QUICK)
 
 
 @pytest.mark.parametrize(

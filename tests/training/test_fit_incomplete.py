@@ -15,7 +15,15 @@ from jaxflows.metrics import fit_gaussian_em, observed_log_likelihood
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.training.fit_incomplete import fit_incomplete
 from jaxflows.training.predict_labels import predict_labels
-from tests.training.affine_rows import AFFINE, affine_start, gaussian_rows, log_likelihood, median_likelihood
+from tests.training.affine_rows import (
+    AFFINE,
+    affine_start,
+    fresh,
+    gaussian_rows,
+    log_likelihood,
+    log_likelihoods,
+    median_likelihood,
+)
 
 COMPLETE, OBSERVED = gaussian_rows(600)
 ROWS = np.where(OBSERVED, COMPLETE, np.nan)
@@ -91,7 +99,7 @@ def test_completion_by_the_network_is_solved_weighed_and_nearer_the_posterior_th
     assert rise.mean() > 5 * rise.std() / np.sqrt(rise.size)
     assert completion.info.ess[missing].mean() > start.info.ess[missing].mean()
     # and by their weights estimate it
-    truth = [log_likelihood(model.params, ROWS[i : i + 1], OBSERVED[i : i + 1]) for i in np.flatnonzero(missing)]
+    truth = log_likelihoods(model.params, ROWS[SOME][missing], OBSERVED[SOME][missing])
     error = np.sqrt(np.maximum(64 / completion.info.ess[missing] - 1, 0) / 64)
     assert np.all(np.abs(completion.info.iw_bound[missing] - truth) <= 5 * error + 0.02)
 
@@ -134,7 +142,7 @@ def test_a_mask_that_changed_between_runs_is_an_error(run):
 
 def test_draws_that_were_not_solved_are_counted_and_do_not_spoil_the_step():
     lame = boundary_sweep(max_sweeps=1, history=0, max_checks=1)
-    model, report = few(solver=lame, validation=0.0, params=AFFINE.init(KEY))
+    model, report = few(solver=lame, validation=0.0, params=fresh(KEY))
     assert np.all((report.unconverged > 0) & (report.unconverged < 1))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((model.params, model.network_params)))
 

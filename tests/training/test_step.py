@@ -12,6 +12,8 @@ from jaxflows.training.step import TrainState, negative_log_likelihood, settle, 
 
 FLOW = flows.residual(event_shape=(4,), blocks=3, hidden=8)
 BATCH = jax.random.normal(jax.random.key(5), (32, 4))
+# compiled once: step by step they compile every operation by itself
+fresh, constrain, lipschitz = (jax.jit(run) for run in (FLOW.init, FLOW.bijector.constrain, FLOW.bijector.lipschitz))
 
 
 def weights(tree):
@@ -29,7 +31,7 @@ def scaled(params, factor):
 @pytest.fixture(scope="module")
 def stepped():
     """A gradient step of rate 1 from weights half as large again as the constraint allows."""
-    raw = scaled(FLOW.init(jax.random.key(0)), 1.5)
+    raw = scaled(fresh(jax.random.key(0)), 1.5)
     optimizer = optax.sgd(1.0)
     loss = negative_log_likelihood(FLOW, power_series(terms=4), None)
     step = training_step(FLOW, loss, optimizer, None, jax.random.key(1), 0.9)
@@ -50,27 +52,27 @@ def test_a_push_that_only_scales_a_weight_has_no_gradient(stepped):
 
 def test_the_loss_is_that_of_the_constrained_parameters(stepped):
     before, _, value = stepped
-    loss = negative_log_likelihood(FLOW, power_series(terms=4), None)
-    expected = loss(jax.random.fold_in(jax.random.key(1), 7), FLOW.bijector.constrain(before), BATCH)
+    loss = jax.jit(negative_log_likelihood(FLOW, power_series(terms=4), None))
+    expected = loss(jax.random.fold_in(jax.random.key(1), 7), constrain(before), BATCH)
     np.testing.assert_allclose(value, expected, rtol=1e-5)
 
 
 def test_the_average_moves_towards_the_constrained_parameters(stepped):
     before, state, _ = stepped
     # at step 7 the decay is (1 + 7) / (10 + 7), and the average was zero
-    for average, params in zip(weights(state.average), weights(FLOW.bijector.constrain(before)), strict=True):
+    for average, params in zip(weights(state.average), weights(constrain(before)), strict=True):
         np.testing.assert_allclose(average, (1 - 8 / 17) * params, rtol=1e-4, atol=1e-6)
 
 
 def test_settling_brings_foreign_weights_inside_the_bound():
     key = jax.random.key(2)
-    loose = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), FLOW.init(key))
-    assert FLOW.bijector.lipschitz(loose) > 1
-    assert FLOW.bijector.lipschitz(settle(FLOW, loose)) <= 0.95
+    loose = jax.tree.map(lambda leaf: jax.random.normal(key, leaf.shape), fresh(key))
+    assert lipschitz(loose) > 1
+    assert lipschitz(settle(FLOW, loose)) <= 0.95
 
 
 def test_noise_and_probes_follow_the_key():
-    params = FLOW.init(jax.random.key(0))
-    noisy = negative_log_likelihood(FLOW, power_series(), lambda k, y: y + jax.random.normal(k, y.shape))
+    params = fresh(jax.random.key(0))
+    noisy = jax.jit(negative_log_likelihood(FLOW, power_series(), lambda k, y: y + jax.random.normal(k, y.shape)))
     first, again, other = (noisy(jax.random.key(i), params, BATCH) for i in (0, 0, 1))
     assert first == again != other
