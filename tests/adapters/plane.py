@@ -33,7 +33,7 @@ def check_conditional(flow, params, seen):
         points = jnp.stack([jnp.full_like(grid, first), grid], axis=1)
         mean = jax.nn.softmax(jax.vmap(lambda y: flow.log_prob(params, y))(points)) @ grid
         known = jnp.array([first, 0.0])
-        # one solver, and not one with another to fall back on: such flows meet that in test_flowjax.py, by `jaxflows.complete`
+        # one solver without a fallback: it must solve every draw by itself, and its program is half of the default's
         options = {"num_samples": DRAWS, "max_hidden": 1, "solver": quick_solver(True)}
         return mean, draw_samples(jax.random.key(1), flow, params, observation, known, **options)
 
