@@ -55,7 +55,7 @@ class Sizes(NamedTuple):
 
 
 PAPER, QUICK = Sizes(None, None, None, None), Sizes(2, 1, 4, 16)
-SCALED = {"mnist": Sizes(3, 1, 24, 32), "cifar10": Sizes(3, 1, 24, 32)}
+SCALED = {"mnist": Sizes(3, 1, 24, 32), "cifar10": Sizes(3, 1, 16, 32)}
 FILES = {
     "mnist": ("mnist/train-images-idx3-ubyte.gz",),
     "cifar10": ("cifar10", "--files", "train_*.webp", "--tile", "32"),
