@@ -1,167 +1,53 @@
-"""Every method of `jaxflows.infer` on one flow: inpainting, compressed sensing and super-resolution of MNIST test digits.
+"""Every method of `jaxflows.infer` on one flow a data set: inpainting, compressed sensing, super-resolution, colourisation.
 
-    python -m benchmarks.inverse_problems            # half an hour or more on two cores, published step counts cut down
-    python -m benchmarks.inverse_problems --only inpainting_half --methods constraint csgm    # the others keep their rows
-    python -m benchmarks.inverse_problems --full     # 50 digits, published step counts: hours on a GPU
-    python -m benchmarks.inverse_problems --digits 10 --steps 200 --draws 32 --max-seconds 400    # in between
-    python -m benchmarks.inverse_problems --quick    # one task, few steps; writes to runs/
+    python -m benchmarks.inverse_problems --only mnist      # published step counts cut down: MNIST on two cores
+    python -m benchmarks.inverse_problems --only cifar10 colourisation constraint csgm    # some data, tasks, methods
+    python -m benchmarks.inverse_problems --full            # 50 digits, 10 colour images, published step counts: for a GPU
+    python -m benchmarks.inverse_problems --only mnist --count 10 --steps 200 --draws 32 --max-seconds 400    # in between
+    python -m benchmarks.inverse_problems --quick           # one task, few steps; writes to --run-dir
 
-The flow is the shipped one, of pixels plus N(0, 0.05^2). What is measured, exactly, is a digit with such noise: an event as
-the flow models it. `crps` and `coverage_90` are against this event; `psnr`, `ssim`, `rmse_mean` and `rmse_sample` against the
-digit without the noise, means clipped to [0, 1]. In inpainting what was observed is pasted into every sample first, after
-`misfit` was taken, and scores but PSNR and SSIM are of hidden pixels alone. Points are scored as samples that all agree; they
-have no coverage. `evaluations` and `seconds` are those of one digit, the median, so without compilation. `scaled` is the share
-of the published work of a method that was done: 1 is all of it.
+The flow of MNIST is the shipped one, that of CIFAR-10 what `benchmarks.train_base_flows` has trained; `--model` takes another.
+What is measured, exactly, is an event as the flow models it: a test image with normal noise, or of few bits spread over their
+cells, as the model's file says. `crps` and `coverage_90` are against this event; `psnr`, `ssim`, `rmse_mean` and `rmse_sample`
+against the image without the noise, means clipped to [0, 1]. In inpainting whole pixels are hidden, and what was observed is
+pasted into every sample first, after `misfit` was taken; scores but PSNR and SSIM are of hidden pixels alone. Points are scored
+as samples that all agree; they have no coverage. `evaluations` and `seconds` are those of one image, the median (of seconds
+without the first image, which compiles); `seconds_prepared` were spent once before any of them, on the training of the
+amortised pre-generator or the fit of the Gaussian. `scaled` is the share of the published work that was done: 1 is all of it.
+Methods that nobody published for these tasks (mala, hmc, nuts, amortised) count by their own defaults.
 
-A finished pair of task and method is kept in the run's folder, by the sizes it was done at: a second start goes on from there.
+A finished row is kept in the run's folder, by its model and sizes: a second start goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import itertools
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from benchmarks.inverse_methods import METHODS, POINTS, Problem, Sizes
+from benchmarks.inverse_tasks import DATA, TASKS, pixels_of, readings
 from benchmarks.kept_rows import Row, add_options, measure_and_write, output_dir
 from benchmarks.results_file import read_rows
-from jaxflows import inverse, measurements, metrics, persistence
-from jaxflows.data import load_digits_sample, named_mask
+from jaxflows import metrics, persistence
 from jaxflows.inverse.infer import infer
-from jaxflows.inverse.method import Method
-from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
-from jaxflows.observation import LinearMeasurement
 
 NAME = "inverse_problems"
-MODEL = Path(__file__).parents[1] / "jaxflows" / "data" / "models" / "mnist_residual.safetensors"
-SHAPE = (28, 28)
-PIXEL_NOISE = 0.05
-# one point, however many samples are asked for
-POINTS = ("csgm", "asim", "map", "sparse_dct", "sparse_haar")
+FULL = {"mnist": Sizes(50, 16, None, None), "cifar10": Sizes(10, 8, None, None)}
+SCALED = {"mnist": Sizes(5, 8, 50, 8), "cifar10": Sizes(2, 8, 20, 4)}
+QUICK = dict.fromkeys(DATA, Sizes(2, 4, 4, 4))
+MOST_IMAGES = 300
 
 
-class Sizes(NamedTuple):
-    """How much is done.
-
-    Attributes:
-        digits: test digits a pair of task and method.
-        samples: a digit, of methods that draw any.
-        steps: of methods that take steps, at most; None for the published number.
-        draws: of a step of variational inference, at most; None for the published number.
-    """
-
-    digits: int
-    samples: int
-    steps: int | None
-    draws: int | None
-
-
-FULL, SCALED, QUICK = Sizes(50, 16, None, None), Sizes(5, 8, 50, 8), Sizes(2, 4, 4, 4)
-
-
-class Chosen(NamedTuple):
-    """A method with its options, and the share of the published work that they are."""
-
-    method: Method
-    scaled: float
-
-
-def _cut(published: int, most: int | None) -> int:
-    return published if most is None else min(published, most)
-
-
-def _variational(factory: Callable[..., Method], task: str, sizes: Sizes) -> Chosen:
-    # the supplement, C.3: compressed sensing takes four times the steps at half the rate, super-resolution half the rate
-    compressed, inpainting = task.startswith("compressed"), task.startswith("inpainting")
-    published = 4000 if compressed else 1000
-    steps, draws = _cut(published, sizes.steps), _cut(64, sizes.draws)
-    # a fit cut short at the published rate has not left the prior
-    rate = (1e-3 if inpainting else 5e-4) if steps == published else 1e-2
-    return Chosen(factory(steps=steps, num_draws=draws, learning_rate=rate), steps * draws / (published * 64))
-
-
-def _stepped(factory: Callable[..., Method], published: int, sizes: Sizes, **options: Any) -> Chosen:
-    steps = _cut(published, sizes.steps)
-    return Chosen(factory(steps=steps, **options), steps / published)
-
-
-def _mala(sizes: Sizes) -> Chosen:
-    each = _cut(1000, None if sizes.steps is None else max(1, sizes.steps // 2))
-    return Chosen(inverse.mala(warm_up=each, steps=each), each / 1000)
-
-
-# name -> the method for a task and sizes, with the published settings of the published ones
-METHODS: dict[str, Callable[[str, Sizes], Chosen]] = {
-    "constraint": lambda task, sizes: Chosen(inverse.constraint(), 1.0),
-    "gaussian": lambda task, sizes: Chosen(inverse.gaussian(metrics.load_mnist_gaussian()), 1.0),
-    "sparse_dct": lambda task, sizes: Chosen(inverse.sparse(), 1.0),
-    "sparse_haar": lambda task, sizes: Chosen(inverse.sparse(basis="haar"), 1.0),
-    "csgm": lambda task, sizes: _stepped(inverse.csgm, 1000, sizes),
-    "asim": lambda task, sizes: _stepped(inverse.asim, 600, sizes),
-    "map": lambda task, sizes: _stepped(inverse.most_probable, 400, sizes),
-    "langevin": lambda task, sizes: _stepped(inverse.langevin, 4000, sizes),
-    "mala": lambda task, sizes: _mala(sizes),
-    "pregenerator": lambda task, sizes: _variational(inverse.pregenerator, task, sizes),
-    "ambient": lambda task, sizes: _variational(inverse.ambient, task, sizes),
-    # two exact log-determinants a step: cut further
-    "plmcmc": lambda task, sizes: _stepped(
-        inverse.plmcmc, 2000, sizes if sizes.steps is None else sizes._replace(steps=min(20, sizes.steps))
-    ),
-}
-
-
-def hidden_at_random(share: float, seed: int) -> np.ndarray:
-    """A mask, True where observed: exactly this share hidden, so as many for every digit, and one program for all."""
-    size = int(np.prod(SHAPE))
-    observed = np.ones(size, bool)
-    observed[np.random.default_rng(seed).permutation(size)[: round(share * size)]] = False
-    return observed.reshape(SHAPE)
-
-
-# name -> the measurement of a digit, by its number
-TASKS: dict[str, Callable[[int], LinearMeasurement]] = {
-    "inpainting_centre": lambda digit: measurements.entries(named_mask("centre:8", SHAPE)),
-    "inpainting_half": lambda digit: measurements.entries(named_mask("left", SHAPE)),
-    "inpainting_random_50": lambda digit: measurements.entries(hidden_at_random(0.5, digit)),
-    "inpainting_random_90": lambda digit: measurements.entries(hidden_at_random(0.9, digit)),
-    **{
-        f"compressed_sensing_{count}": lambda digit, count=count: measurements.gaussian(SHAPE, count)
-        for count in (25, 50, 100, 200, 400)
-    },
-    **{
-        f"super_resolution_{factor}": lambda digit, factor=factor: measurements.average_pooling(SHAPE, factor)
-        for factor in (2, 4)
-    },
-}
-
-
-def digits_and_events(count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Test digits (count, 28, 28) in [0, 1], and the same with the noise that the flow models."""
-    digits = (load_digits_sample()[0][:count] / 255.0).astype(np.float32)
-    noise = np.random.default_rng(0).standard_normal((300, *SHAPE))[:count]
-    return digits, (digits + PIXEL_NOISE * noise).astype(np.float32)
-
-
-def readings(task: str, events: np.ndarray) -> tuple[list[NoisyMeasurement], np.ndarray]:
-    """What is read of every event, and which of its entries are then known: none unless entries themselves were measured."""
-    made, known, operator = [], np.zeros(events.shape, bool), None
-    for number, event in enumerate(events):
-        if operator is None or task.startswith("inpainting"):
-            operator = TASKS[task](number)
-        made.append(noisy_measurement(operator, np.asarray(operator.measure(jnp.asarray(event)))))
-        if task.startswith("inpainting"):
-            known[number] = np.asarray(operator.observation.observed)
-    return made, known
-
-
-def scores(digits: np.ndarray, events: np.ndarray, known: np.ndarray, samples: np.ndarray) -> Row:
-    """The scores of samples (digits, S, 28, 28); of points where S is 1."""
+def scores(clean: np.ndarray, events: np.ndarray, known: np.ndarray, samples: np.ndarray) -> Row:
+    """The scores of samples (images, S, *event); of points where S is 1."""
     samples = np.where(known[:, None], events[:, None], samples)
     points = samples.shape[1] == 1
     if points:
@@ -170,74 +56,121 @@ def scores(digits: np.ndarray, events: np.ndarray, known: np.ndarray, samples: n
     each = [float(metrics.crps(*row)) for row in zip(samples[:, None], events[:, None], known[:, None], strict=True)]
     covered = metrics.interval_coverage(jax.random.key(0), samples, events, known, 0.9)
     return {
-        "psnr": float(metrics.psnr(mean, digits)), "ssim": float(metrics.ssim(mean, digits)),
-        "rmse_mean": float(metrics.rmse_mean(mean[:, None], digits, known)),
-        "rmse_sample": float(metrics.rmse_sample(samples, digits, known)),
+        "psnr": float(metrics.psnr(mean, clean)), "ssim": float(metrics.ssim(mean, clean)),
+        "rmse_mean": float(metrics.rmse_mean(mean[:, None], clean, known)),
+        "rmse_sample": float(metrics.rmse_sample(samples, clean, known)),
         "crps": float(np.mean(each)), "crps_std_error": float(np.std(each, ddof=1) / np.sqrt(len(each))),
         "coverage_90": float("nan") if points else float(covered),
     }  # fmt: skip
 
 
-def measured(task: str, name: str, sizes: Sizes) -> Row | None:
+def loaded(data: str, model: Path, data_dir: Path, run_dir: Path) -> Problem:
+    """The problems of a data set, but for task and sizes; SystemExit for a model that is missing or of other images."""
+    try:
+        flow, params, about = persistence.load(model)
+        pixels = pixels_of(about)
+    except persistence.ModelFileError as error:
+        raise SystemExit(f"{error}: python -m benchmarks.train_base_flows writes one") from None
+    except ValueError as error:
+        raise SystemExit(f"{model}: {error}") from None
+    size = DATA[data].test(data_dir)[0].size
+    if flow.size != size or len(flow.event_shape) < 2:
+        raise SystemExit(f"{model}: expected a flow of {data} images, {size} numbers each; got events {flow.event_shape}")
+    checksum = hashlib.sha256(model.read_bytes()).hexdigest()[:8]
+    return Problem(data, "", flow, params, pixels, checksum, Sizes(0, 0, None, None), data_dir, run_dir)
+
+
+def measured(problem: Problem, name: str) -> Row | None:
     """The row of one task and method; None where the method cannot serve the task."""
-    flow, params, _ = persistence.load(MODEL)
-    digits, events = digits_and_events(sizes.digits)
-    made, known = readings(task, events)
-    chosen = METHODS[name](task, sizes)
+    flow, sizes = problem.flow, problem.sizes
+    images = DATA[problem.data].test(problem.data_dir)[: sizes.count].reshape(-1, *flow.event_shape)
+    clean, events = problem.pixels.clean(images), problem.pixels.events(images)
+    made, known = readings(problem.task, events)
+    chosen = METHODS[name](problem)
     if chosen.method.refuse(flow, made[0]) is not None:
         return None
     count = 1 if name in POINTS else sizes.samples
     found = [
-        infer(jax.random.key(number), flow, params, reading, method=chosen.method, num_samples=count)
+        infer(jax.random.key(number), flow, problem.params, reading, method=chosen.method, num_samples=count)
         for number, reading in enumerate(made)
     ]
     samples = np.stack([np.asarray(one.samples) for one in found])
     misfits = np.concatenate([np.asarray(one.misfit) for one in found])
+    if clean.ndim == 4 and clean.shape[-1] == 1:
+        # grey pictures have no channels to the scores
+        clean, events, known, samples = clean[..., 0], events[..., 0], known[..., 0], samples[..., 0]
     return {
-        "data": "mnist", "task": task, "method": name, **scores(digits, events, known, samples),
+        "data": problem.data, "task": problem.task, "method": name, **scores(clean, events, known, samples),
         "misfit": float(np.sqrt(np.mean(misfits**2))), "evaluations": float(np.median([one.evaluations for one in found])),
-        "seconds": float(np.median([one.seconds for one in found])), "seconds_with_compilation": sum(o.seconds for o in found),
-        "digits": sizes.digits, "samples": samples.shape[1], "scaled": chosen.scaled,
+        "seconds": float(np.median([one.seconds for one in found[1:]])),
+        "seconds_with_compilation": sum(one.seconds for one in found),
+        "seconds_prepared": chosen.prepared, "images": sizes.count, "samples": samples.shape[1], "scaled": chosen.scaled,
+        "model": problem.checksum,
     }  # fmt: skip
 
 
+def chosen_rows(only: list[str], quick: bool) -> list[tuple[str, str, str]]:
+    """Data, task and method of every row asked for: of each of the three what is named, or everything."""
+
+    def named(of_a_kind: Mapping[str, object], default: list[str]) -> list[str]:
+        return [name for name in of_a_kind if name in only] or default
+
+    data = named(DATA, ["mnist"] if quick else list(DATA))
+    tasks = named(TASKS, ["inpainting_half"] if quick else list(TASKS))
+    rows = itertools.product(data, tasks, named(METHODS, list(METHODS)))
+    return [(source, task, method) for source, task, method in rows if task in DATA[source].tasks]
+
+
 def main() -> None:
-    """Measure every pair of task and method and write results/inverse_problems.json."""
+    """Measure every row chosen and write results/inverse_problems.json."""
     parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
+    names = (*DATA, *TASKS, *METHODS)
     parser.add_argument(
-        "--only", nargs="+", choices=tuple(TASKS), metavar="TASK", help="some tasks; the others keep their rows"
-    )
-    parser.add_argument("--methods", nargs="+", choices=tuple(METHODS), metavar="NAME", help="some; the others keep their rows")
-    parser.add_argument("--full", action="store_true", help="50 digits and the published step counts: for a GPU")
+        "--only", nargs="+", choices=names, default=[], metavar="NAME",
+        help=f"some data, tasks and methods, of {', '.join(names)}; the other rows stay as they are",
+    )  # fmt: skip
+    parser.add_argument("--model", type=Path, help="another flow of the one data set that is chosen")
+    parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("JAXFLOWS_DATA", "/work/shared/data")))
+    parser.add_argument("--full", action="store_true", help="as many images and steps as were published: for a GPU")
     for name, of_what in (
-        ("digits", "a pair of task and method, at most 300"), ("samples", "a digit"), ("steps", "at most"),
-        ("draws", "of a step of variational inference, at most"),
+        ("count", f"test images a row, at most {MOST_IMAGES}"), ("samples", "samples an image"), ("steps", "steps at most"),
+        ("draws", "draws of a step of variational inference, at most"),
     ):  # fmt: skip
-        parser.add_argument(f"--{name}", type=int, metavar="N", help=f"{name} {of_what}")
+        parser.add_argument(f"--{name}", type=int, metavar="N", help=of_what)
     add_options(parser, NAME)
     options = parser.parse_args()
     if options.full and options.quick:
         parser.error("--full and --quick: give one of them")
     given = {name: getattr(options, name) for name in Sizes._fields if getattr(options, name) is not None}
-    if any(value < 1 for value in given.values()) or given.get("digits", 2) not in range(2, 301):
-        parser.error(f"expected 2 to 300 digits and at least 1 of samples, steps and draws; got {given}")
-    sizes = (FULL if options.full else QUICK if options.quick else SCALED)._replace(**given)
-    tasks = options.only or (["inpainting_half"] if options.quick else list(TASKS))
-    methods, label = options.methods or list(METHODS), "_".join(map(str, sizes))
-    pairs = {(task, name): f"{task}_{name}_{label}" for task in tasks for name in methods}
-    earlier = {(row["task"], row["method"]): row for row in read_rows(NAME, output_dir(options))}
+    if any(value < 1 for value in given.values()) or given.get("count", 2) not in range(2, MOST_IMAGES + 1):
+        parser.error(f"expected 2 to {MOST_IMAGES} images and at least 1 of samples, steps and draws; got {given}")
+    chosen = chosen_rows(options.only, options.quick)
+    if not chosen:
+        parser.error(f"--only {' '.join(options.only)}: no such task is measured of these data")
+    sources = list(dict.fromkeys(data for data, _, _ in chosen))
+    if options.model is not None and len(sources) > 1:
+        parser.error(f"--model {options.model}: expected one data set in --only; got {' and '.join(sources)}")
+    problems = {}
+    for data in sources:
+        source = DATA[data]
+        model = options.model or (source.quick_model if options.quick else source.model)
+        sizes = (FULL if options.full else QUICK if options.quick else SCALED)[data]._replace(**given)
+        problems[data] = loaded(data, model, options.data_dir, options.run_dir)._replace(sizes=sizes)
+    tasks, kept = {}, {}
+    for data, task, method in chosen:
+        problem = problems[data]._replace(task=task)
+        kept[data, task, method] = "_".join([data, task, method, *map(str, problem.sizes), problem.checksum])
+        tasks[kept[data, task, method]] = functools.partial(measured, problem, method)
+    earlier = {(row["data"], row["task"], row["method"]): row for row in read_rows(NAME, output_dir(options))}
 
     def arrange(rows: Mapping[str, Row | None]) -> list[Row]:
-        # a pair that was chosen but not reached keeps its row too
-        found = [
-            rows[pairs[pair]] if pairs.get(pair) in rows else earlier.get(pair) for pair in itertools.product(TASKS, METHODS)
-        ]
+        # a row that was chosen but not reached stays too
+        every = itertools.product(DATA, TASKS, METHODS)
+        found = [rows[kept[row]] if kept.get(row) in rows else earlier.get(row) for row in every]
         return [row for row in found if row is not None]
 
-    measure_and_write(
-        NAME, {kept: functools.partial(measured, *pair, sizes) for pair, kept in pairs.items()}, options,
-        seeds=range(sizes.digits), arrange=arrange,
-    )  # fmt: skip
+    most = max(problem.sizes.count for problem in problems.values())
+    measure_and_write(NAME, tasks, options, seeds=range(most), arrange=arrange)
 
 
 if __name__ == "__main__":

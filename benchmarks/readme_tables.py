@@ -252,17 +252,31 @@ def pregenerator_bound(results: Path) -> str:
 
 
 def inverse_problems(results: Path) -> str:
-    """Every method on every inverse problem of MNIST digits."""
+    """Every method on every inverse problem of images."""
     columns = [
-        ("task", text("task")), ("method", text("method")),
+        ("data", text("data")), ("task", text("task")), ("method", text("method")),
         ("PSNR, dB", number("psnr", ".2f")), ("SSIM", number("ssim", ".3f")),
         ("RMSE of the mean", number("rmse_mean", ".4f")), ("of a sample", number("rmse_sample", ".4f")),
         ("CRPS", number("crps", ".4f")), ("its standard error", number("crps_std_error", ".4f")),
         ("90 % intervals cover", share("coverage_90")), ("misfit", number("misfit", ".2g")),
-        ("evaluations a digit", number("evaluations", ".0f")), ("seconds a digit", number("seconds", ".1f")),
-        ("digits", number("digits", ".0f")), ("share of the published work", share("scaled")),
+        ("evaluations an image", number("evaluations", ".0f")), ("seconds an image", number("seconds", ".1f")),
+        ("seconds before the first", number("seconds_prepared", ".0f")), ("images", number("images", ".0f")),
+        ("share of the published work", share("scaled")),
     ]  # fmt: skip
     return table(read_rows("inverse_problems", results), columns, "inverse_problems")
+
+
+def base_flows(results: Path) -> str:
+    """The base flows of inverse problems, scaled down, beside the published ones."""
+    columns = [
+        ("data", text("data")), ("bits of a pixel", number("bits", ".0f")), ("scales", number("scales", ".0f")),
+        ("residual blocks of a coupling", number("blocks", ".0f")), ("channels", number("hidden", ".0f")),
+        ("parameters", number("parameters", ".0f")), ("steps", number("steps", ".0f")),
+        ("rows a step", number("batch_size", ".0f")), ("seconds of training", number("seconds", ".0f")),
+        ("bits per dimension", number("bits_per_dim", ".3f")), ("standard error", number("bits_std_error", ".3f")),
+        ("test images", number("test_images", ".0f")), ("published, of the paper's size", number("published", ".3f")),
+    ]  # fmt: skip
+    return table(read_rows("base_flows", results), columns, "base_flows", script="train_base_flows")
 
 
 def hardness(results: Path) -> str:
@@ -293,6 +307,7 @@ def densities(source: str) -> Callable[[Path], str]:
 
 
 TABLES: dict[str, Callable[[Path], str]] = {
+    "base_flows": base_flows,
     "cifar_centre": cifar_centre,
     "cifar_density": densities("train_cifar_flow"),
     "cifar_paired": cifar_paired,

@@ -9,11 +9,18 @@ from benchmarks.results_file import Row
 Column = tuple[str, Callable[[Row], str]]
 
 
-def table(rows: Sequence[Row], columns: Sequence[Column], source: str, folder: str = "") -> str:
-    """Rows as a Markdown table with the file they come from below it, or a line saying how to make that file."""
+def table(rows: Sequence[Row], columns: Sequence[Column], source: str, folder: str = "", script: str | None = None) -> str:
+    """Rows as a Markdown table with the file they come from below it, or a line saying how to make that file.
+
+    Args:
+        rows, columns: of the table.
+        source: name of the results file.
+        folder: of it, within the results.
+        script: that writes it, where it has another name.
+    """
     file = f"benchmarks/results/{folder}{source}.json"
     if not rows:
-        return f"*Not measured yet: `python -m benchmarks.{source}` writes `{file}`.*"
+        return f"*Not measured yet: `python -m benchmarks.{script or source}` writes `{file}`.*"
     lines = ["| " + " | ".join(head for head, _ in columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(cell(row) for _, cell in columns) + " |" for row in rows]
     return "\n".join([*lines, "", f"<sub>From `{file}`.</sub>"])

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -61,22 +61,35 @@ def mirrored_pixels(key: jax.Array, batch: jax.Array) -> jax.Array:
     return noisy_pixels(k_noise, jnp.where(mirror, batch[:, :, ::-1], batch))
 
 
-def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean (3072,) and covariance (3072, 3072) of the noisy pixels of the images and their mirror images.
+def unit_pixels(images: np.ndarray) -> np.ndarray:
+    """Pixels in [0, 255] to [0, 1]."""
+    return np.asarray(images / 255.0)
+
+
+def pixel_moments(
+    images: np.ndarray, clean: Callable[[np.ndarray], np.ndarray] = unit_pixels, variance: float = NOISE**2
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean (d,) and covariance (d, d) of the noisy pixels of the images (n, height, width, channels) and their mirror images.
 
     The noise's share is added in closed form. Products are in float32, of 1,000 centred rows at a time, their sum in float64.
+
+    Args:
+        images: of 8 bits.
+        clean: ``images -> pixels`` without noise, entry by entry.
+        variance: of the noise.
     """
-    mean = np.mean(images, axis=0, dtype=np.float64) / 255.0
+    chunks = [images[first : first + 1000] for first in range(0, len(images), 1000)]
+    mean = sum(np.sum(clean(chunk), axis=0, dtype=np.float64) for chunk in chunks) / len(images)
     total = np.zeros((mean.size, mean.size))
-    for first in range(0, len(images), 1000):
-        centred = (images[first : first + 1000] / 255.0 - mean).reshape(-1, mean.size).astype(np.float32)
+    for chunk in chunks:
+        centred = (clean(chunk) - mean).reshape(-1, mean.size).astype(np.float32)
         total += centred.T @ centred
     covariance = total / len(images)
     position = np.arange(mean.size).reshape(mean.shape)[:, ::-1].reshape(-1)
     # each image and its mirror image: the mean of both laws, whose means differ
     half = (mean - mean[:, ::-1]).reshape(-1) / 2
     both = (covariance + covariance[np.ix_(position, position)]) / 2 + np.outer(half, half)
-    return (mean + mean[:, ::-1]).reshape(-1) / 2, both + NOISE**2 * np.eye(mean.size)
+    return (mean + mean[:, ::-1]).reshape(-1) / 2, both + variance * np.eye(mean.size)
 
 
 def estimated_score(flow: Flow, params: Params, rows: jax.Array) -> LogLikelihood:

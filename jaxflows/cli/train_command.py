@@ -157,7 +157,8 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "epochs": options.epochs or 50, "batch_size": options.batch_size, "learning_rate": options.learning_rate,
         "noise": add_noise if std or cell else None, "validation": 0.1 if options.validation is None else options.validation,
-        "checkpoint_dir": options.checkpoint, "max_seconds": None if options.minutes is None else 60 * options.minutes,
+        "checkpoint_dir": options.checkpoint, "checkpoint_every": options.checkpoint_every,
+        "max_seconds": None if options.minutes is None else 60 * options.minutes,
         "progress": not options.quiet, "metrics": _metrics(options), "memory_limit": options.memory,
         "precision": options.precision,
     }  # fmt: skip

@@ -79,6 +79,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--validation", type=types.fraction, metavar="SHARE", help="of the rows held out (default: 0.1)")
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep checkpoints here, and go on from them")
     parser.add_argument(
+        "--checkpoint-every", type=types.count(1), metavar="N", help="steps between two checkpoints (default: an epoch)"
+    )
+    parser.add_argument(
         "--metrics", type=Path, metavar="PATH",
         help="the numbers of every step as they come: JSON lines in a file *.jsonl, or a folder of TensorBoard event files",
     )  # fmt: skip
@@ -134,9 +137,12 @@ def check_options(options: argparse.Namespace) -> None:
             raise CommandError(f"--{name.replace('_', '-')}: only with --incomplete")
     if options.rounds is not None and not by_rounds(options):
         raise CommandError("--rounds: only with a --posterior that completes the rows")
-    for name in ("noise", "minutes", "validation", "memory", "precision", "labels"):
+    if options.checkpoint_every is not None and options.checkpoint is None:
+        raise CommandError("--checkpoint-every: only with --checkpoint, the folder they are kept in")
+    for name in ("noise", "minutes", "validation", "memory", "precision", "labels", "checkpoint_every"):
         if by_rounds(options) and getattr(options, name):
-            raise CommandError(f"--{name}: not with --posterior {options.posterior.text}, which trains by rounds")
+            option = name.replace("_", "-")
+            raise CommandError(f"--{option}: not with --posterior {options.posterior.text}, which trains by rounds")
     if options.labels_key is not None and options.labels is None:
         raise CommandError("--labels-key: only with --labels")
     if options.mask is not None:
