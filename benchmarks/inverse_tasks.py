@@ -16,12 +16,12 @@ from benchmarks.train_mnist_flow import MODEL as MNIST_MODEL
 from benchmarks.train_mnist_flow import mnist_images
 from jaxflows import measurements
 from jaxflows.bijectors.base import Shape
+from jaxflows.cli.train_options import MOST_BITS
 from jaxflows.data import load_digits_sample, named_mask
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement, noisy_measurement
 from jaxflows.observation import LinearMeasurement
 
 INPAINTING = ("inpainting_centre", "inpainting_half", "inpainting_random_50", "inpainting_random_90")
-MOST_BITS = 8
 
 
 class Pixels(NamedTuple):

@@ -246,7 +246,7 @@ def pregenerator_bound(results: Path) -> str:
         ("marginal less joint, on the same draws", number("gain_of_the_marginal", ".3f")),
         ("its standard error", number("gain_std_error", ".3f")),
         ("importance-weighted", number("weighted_bound", ".3f")), ("its standard error", number("weighted_std_error", ".3f")),
-        ("log p(b)", number("log_evidence", ".3f")), ("in order", text("ordered")),
+        ("log p(b)", number("log_evidence", ".3f")), ("in order", lambda row: "yes" if row["ordered"] else "**no**"),
     ]  # fmt: skip
     return table(read_rows("pregenerator_bound", results), columns, "pregenerator_bound")
 

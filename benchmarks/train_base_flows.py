@@ -30,13 +30,13 @@ from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.train_cifar_flow import cifar_images
 from jaxflows import persistence
 from jaxflows.cli.main import main as jaxflows_command
+from jaxflows.cli.train_options import MOST_BITS
 from jaxflows.data import load_array
 from jaxflows.flows import PAPER_SIZES
 from jaxflows.training.evaluate import flow_log_likelihood
 
 NAME = "base_flows"
 RUN_DIR = Path("runs/base_flows")
-MOST_BITS = 8
 
 
 class Sizes(NamedTuple):

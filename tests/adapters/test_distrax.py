@@ -89,6 +89,7 @@ def test_parameters_of_a_function_carry_gradients_and_can_be_mapped_over():
     ours = jax.jit(jax.vmap(jax.value_and_grad(flow.log_prob), (0, None)))(two, EVENT)
     theirs = jax.jit(jax.vmap(jax.value_and_grad(lambda p: coupling(p).log_prob(EVENT))))(two)
     np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
+    np.testing.assert_allclose(ours[0][0], flow.log_prob(params, EVENT), rtol=1e-5)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours[1], theirs[1])
 
 

@@ -78,6 +78,8 @@ def test_same_key_same_samples_and_rows_do_not_depend_on_their_neighbours(affine
     others = np.concatenate([rows[:1], rows[::-1][:3]]), OBSERVED[[0, 3, 1, 2]]
     beside = complete(KEY, *affine, *others, num_samples=200, progress=False)
     np.testing.assert_allclose(beside.samples[0], completed.samples[0], atol=1e-5)
+    alone = complete(KEY, *affine, rows[:1], OBSERVED[:1], num_samples=200, progress=False)
+    np.testing.assert_allclose(alone.samples[0], completed.samples[0], atol=1e-5)
     assert np.abs(beside.samples[2:] - completed.samples[2:]).max() > 1
 
 
