@@ -47,7 +47,10 @@ _QUICK = ("bijectors", "data", "lipschitz", "log_det", "metrics", "networks", "p
 
 
 def pytest_collection_modifyitems(items):
-    """The long files first."""
+    """Tests of benchmarks are long ones, and the long files come first."""
+    for item in items:
+        if item.path.parent.name == "benchmarks":
+            item.add_marker(pytest.mark.long)
     items.sort(key=lambda item: item.path.parent.name in _QUICK)
 
 

@@ -51,6 +51,7 @@ def test_the_fewest_micro_batches_that_fit_are_found_in_few_compilations(rows, b
         fitting_program(compiled, rows, 999, "a step")
 
 
+@pytest.mark.long
 def test_a_run_within_a_limit_is_the_same_run():
     flow = flows.planar(event_shape=(4,), blocks=8)
     rows, start = np.random.default_rng(0).standard_normal((130, 4)).astype(np.float32), jax.jit(flow.init)(KEY)
@@ -76,6 +77,7 @@ def test_a_run_within_a_limit_is_the_same_run():
         run(1000)
 
 
+@pytest.mark.long
 def test_a_joint_gradient_in_micro_batches_is_that_of_the_whole_batch():
     # the latents of a batch are normalised together, and five rows do not divide by two
     flow = flows.residual(event_shape=(4,), blocks=1, hidden=2)

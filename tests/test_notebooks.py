@@ -29,6 +29,7 @@ def test_the_committed_outputs_are_of_one_run_without_errors(path):
     assert sum("image/png" in output.get("data", {}) for output in outputs) >= 5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path):
     from nbclient import NotebookClient

@@ -75,6 +75,7 @@ def forced(tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1]), programs
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", COUNTS[1:])
 @pytest.mark.parametrize("name", ["fit_incomplete", "fit", "complete"])
 def test_results_do_not_depend_on_the_number_of_devices(forced, name, count):
@@ -85,6 +86,7 @@ def test_results_do_not_depend_on_the_number_of_devices(forced, name, count):
     np.testing.assert_allclose(several, one, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.long
 def test_devices_meet_outside_of_loops_alone(forced):
     found = {name: collectives(text) for name, text in forced[1].items()}
     assert not [(name, one) for name, some in found.items() for one in some if one.in_loop]

@@ -93,6 +93,7 @@ def test_parameters_of_a_function_carry_gradients_and_can_be_mapped_over():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), ours[1], theirs[1])
 
 
+@pytest.mark.long
 def test_trained_with_optax_and_conditioned_here():
     params, data, optimizer = coupling_params(0.1), jnp.asarray(bent_data(512)), optax.adam(1e-2)
 

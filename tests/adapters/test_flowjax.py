@@ -30,7 +30,9 @@ FLOWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", FLOWS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.long) if name == "triangular spline" else name for name in FLOWS]
+)
 def test_density_and_directions_are_those_of_flowjax(name):
     distribution = FLOWS[name]()
     # inside the support of the one flow that has a bounded one
@@ -93,6 +95,7 @@ def test_trained_by_flowjax_and_conditioned_here():
     check_conditional(flow, params, (-1.0, 0.5, 1.5))
 
 
+@pytest.mark.long
 def test_permutations_between_layers_are_conditioned_by_the_automatic_partition():
     # the latent's order is the permutations', so that the same coordinates can be those that are observed
     distribution = peers.coupling_flow(KEY, base_dist=StandardNormal((4,)), flow_layers=3, nn_width=8, nn_depth=1)
@@ -107,6 +110,7 @@ def test_permutations_between_layers_are_conditioned_by_the_automatic_partition(
     np.testing.assert_array_equal(result.samples[:, 0][observed], rows[observed])
 
 
+@pytest.mark.long
 def test_rows_of_a_larger_flow_are_completed():
     # a single layer: the random permutations between layers leave same-index sub-Jacobians singular
     layer = bijections.MaskedAutoregressive(

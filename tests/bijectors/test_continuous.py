@@ -146,6 +146,7 @@ def draws(layer, estimator, count, params, u):
     return jax.vmap(one)(jax.random.split(jax.random.key(1), count))
 
 
+@pytest.mark.long
 def test_the_estimate_and_its_gradient_are_unbiased_and_its_error_bar_is_honest():
     layer, count = continuous(hidden=(6,), legs=3, probes=3, probe="gaussian"), 2000
     with jax.enable_x64(True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -20,7 +21,18 @@ DTYPES = ("float32", "float64")
 EPSILON = 1e-4
 WEIGHTS = np.eye(2)
 
-every_case = pytest.mark.parametrize("name", NAMES)
+# dearest to compile, and like others that are cheap
+LONG = ("continuous-0", "residual_densenet_conv-0", "residual_image")
+
+
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """One test a case."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
+    )
+
+
+every_case = each(NAMES)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 
@@ -116,7 +128,7 @@ def test_round_trips_both_ways(name, dtype):
     np.testing.assert_allclose(seen["v_again"], seen["v"], rtol=0, atol=tol * max(1.0, np.max(np.abs(seen["v"]))))
 
 
-@pytest.mark.parametrize("name", EXPLICIT)
+@each(EXPLICIT)
 def test_invert_is_inverse(name):
     seen = values(name, "float32")
     # the same map twice in one program, but for the rounding of what the compiler fuses
@@ -178,7 +190,7 @@ def _direction(point: Any) -> Any:
     return tree.unflatten([part.reshape(leaf.shape) for part, leaf in zip(flat, leaves, strict=True)])
 
 
-@pytest.mark.parametrize("name", sorted(GRADIENTS))
+@each(sorted(GRADIENTS))
 def test_gradients_in_parameters_and_inputs_match_finite_differences(name):
     seen = values(name, "float64")
     point = parameters(name), event(name), seen["v"]
@@ -201,7 +213,7 @@ def test_gradients_in_parameters_and_inputs_match_finite_differences(name):
 
 
 # the layers of a family go through the same lines, and a composition's layers each have a family
-@pytest.mark.parametrize("name", [f"{family}-0" for family in FAMILIES])
+@each([f"{family}-0" for family in FAMILIES])
 def test_jit_changes_nothing(name):
     bijector, params = CASES[name].bijector, cast(parameters(name), "float32")
     eager = bijector.transform(params, jnp.asarray(event(name), jnp.float32))

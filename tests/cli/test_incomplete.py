@@ -55,6 +55,7 @@ def there(folder, monkeypatch):
     return folder
 
 
+@pytest.mark.long
 def test_training_keeps_flow_network_metadata_and_metrics(there):
     flow, model, metadata = load_incomplete("m.safetensors")
     assert flow.event_shape == (3,)

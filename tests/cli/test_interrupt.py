@@ -33,6 +33,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.long
 def test_finished_rows_are_kept_and_the_rest_can_follow(here, capsys, monkeypatch, rows_file, model):
     task = ["complete", rows_file, "--mask", "left", "--samples", "3", "--model", model]
     stopped = subprocess.run(

@@ -23,6 +23,7 @@ def train(table, output, *more):
     assert main(["train", table, "--output", output, *size, *more]) == 0
 
 
+@pytest.mark.long
 def test_train_saves_a_model_and_goes_on_from_its_checkpoint(table, capsys):
     train(table, "a.safetensors", "--checkpoint", "run", "--noise", "0.1")
     out = capsys.readouterr().out
@@ -89,6 +90,7 @@ def folder_of_images(here, count=12, size=(8, 4), colours=3):
     return pixels
 
 
+@pytest.mark.long
 def test_a_folder_of_images_trains_an_explicit_flow_in_bits_per_dimension(here, capsys):
     pixels = folder_of_images(here)
     options = ("--flow", "realnvp", "--bits", "5", "--scales", "1", "--hidden", "4", "--blocks", "1", "--validation", "0.4")

@@ -79,6 +79,7 @@ def test_training_and_completion_give_the_same_bound(params, completion):
         assert abs(np.mean(weights) - completion.info.bound[number]) < 5 * error
 
 
+@pytest.mark.long
 def test_refinement_starts_at_the_networks_answer_and_raises_the_bound(params, completion):
     refined = complete(KEY, AFFINE, params, ROWS, SEEN, posterior=POSTERIOR, num_samples=DRAWS, fit_steps=20, progress=False)
     error = np.hypot(completion.info.bound_std_error, refined.info.bound_std_error)

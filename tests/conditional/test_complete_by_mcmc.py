@@ -28,6 +28,7 @@ def linear():
     return flow, params, rows, observed, done
 
 
+@pytest.mark.long
 def test_chains_have_the_moments_of_an_affine_flows_conditional(linear):
     flow, params, rows, observed, done = linear
     mean, covariance = gaussian_of(flow, params)
@@ -67,6 +68,7 @@ def test_log_weights_are_those_of_the_prior_as_q(linear):
         np.testing.assert_allclose(done.log_weights[row], expected, atol=1e-3)
 
 
+@pytest.mark.long
 def test_chains_follow_a_bent_conditional_that_q_misses():
     """y_1 = x_1, y_2 = x_2 exp(y_1): given y_2, the density of y_1 is skewed, and known by quadrature."""
     flow, params = from_functions(

@@ -58,7 +58,7 @@ def gradients(estimator):
 @pytest.mark.parametrize(
     ("estimator", "observation"),
     [(e, o) for e in ("clade", "nlade") for o in ("mask", "nothing", "everything")]
-    + [("clade, roulette", "linear"), ("nlade, 3 probes", "linear")],
+    + [("nlade, 3 probes", "linear"), pytest.param("clade, roulette", "linear", marks=pytest.mark.long)],
 )
 def test_estimators_agree_with_the_exact_gradient(problem, estimator, observation):
     _, *point = problem
@@ -99,6 +99,7 @@ def _draw_gradients(problem, path_derivative, theta, family):
     return np.concatenate([np.reshape(leaf, (DRAWS, -1)) for leaf in jax.tree.leaves(gradients)], axis=1)
 
 
+@pytest.mark.long
 def test_path_derivative_has_the_same_mean_and_less_variance_near_the_posterior(problem):
     family = posteriors.mean_field()
     theta = family.init(jax.random.key(0), 3)

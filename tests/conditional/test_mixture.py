@@ -41,6 +41,7 @@ def quadrature():
     return np.log(p.sum() * (grid[1] - grid[0])), p[grid > MIDDLE].sum() / p.sum()
 
 
+@pytest.mark.long
 def test_one_anchor_sees_one_mode_and_several_see_both():
     row, observed = np.array([[2.0, np.nan]], np.float32), np.array([[True, False]])
     log_evidence, upper_share = quadrature()
@@ -60,6 +61,7 @@ def test_one_anchor_sees_one_mode_and_several_see_both():
     assert list(both.info.partition) == ["tangent"]
 
 
+@pytest.mark.long
 def test_weights_of_an_affine_flow_average_to_its_evidence():
     flow, params = linear_flow(4, seed=0)
     mean, covariance = gaussian_of(flow, params)

@@ -92,6 +92,7 @@ def low_rank_fit(low_rank_problem):
     return fit_posterior(jax.random.key(0), flow, params, *rows, **options)
 
 
+@pytest.mark.long
 def test_a_householder_fit_finds_a_covariance_of_low_rank(low_rank_problem, low_rank_fit):
     flow, params, observed, (_, y), _ = low_rank_problem
     fitted, trace = low_rank_fit

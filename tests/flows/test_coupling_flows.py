@@ -38,7 +38,10 @@ def test_a_flow_starts_as_its_affine_maps_alone_and_inverts(name):
     assert bool(info.converged)
 
 
-@every_flow
+@pytest.mark.parametrize(
+    "name",
+    ["neural_spline", "nice", "realnvp", *(pytest.param(name, marks=pytest.mark.long) for name in ("glow", "realnvp_image"))],
+)
 def test_a_few_steps_lower_the_loss_and_the_model_comes_back_from_its_file(name, tmp_path):
     flow = FLOWS[name]()
     noise = np.random.default_rng(0).standard_normal((256, flow.size)).astype(np.float32)

@@ -44,7 +44,8 @@ def _images(count):
     return (rng.choice([-1.0, 1.0], (count, 1, 1, 1)) + 0.3 * rng.standard_normal((count, 4, 4, 1))).astype(np.float32)
 
 
-TRAINED = ["planar", "radial", "sylvester", "residual_densenet", "implicit", *IMAGES]
+LONG = ["implicit", *IMAGES]
+TRAINED = ["planar", "radial", "sylvester", "residual_densenet", *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
 
 
 @pytest.mark.parametrize("name", TRAINED)

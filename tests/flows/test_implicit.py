@@ -124,6 +124,7 @@ def test_a_pair_contracts_further_than_any_residual_block():
     np.testing.assert_allclose(slope, 0.3 / 1.7, rtol=1e-4)
 
 
+@pytest.mark.long
 def test_the_estimate_in_training_has_the_gradient_of_the_exact_log_density():
     estimator = jf.log_det.exact()
 

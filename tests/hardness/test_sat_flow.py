@@ -161,6 +161,7 @@ def test_a_small_formula_is_solved_by_conditioning_with_weights_that_warn():
     assert effective < 0.2
 
 
+@pytest.mark.long
 def test_beyond_a_few_variables_no_solution_is_found_and_no_weight_can_tell():
     problem = FORMULAS["planted 3-SAT"]
     share, effective = share_of_solutions(problem, draws=2048)

@@ -52,6 +52,7 @@ def asked(model, operator, matrix, seed=1, count=400):
     return found, measured_of(*MOMENTS, matrix, SIGMA, values)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("observed", UNSEEN, ids=lambda mask: "".join("01"[int(seen)] for seen in mask))
 def test_it_is_near_the_posterior_of_masks_it_has_not_seen(model, observed):
     found, (mean, covariance, evidence) = asked(model, measurements.entries(observed), np.eye(SIZE)[observed])

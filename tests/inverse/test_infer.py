@@ -277,6 +277,7 @@ def test_any_differentiable_function_can_be_measured():
     assert abs(np.mean(np.abs(samples)) - mean) < 5 * deviation / np.sqrt(500)
 
 
+@pytest.mark.long
 def test_a_residual_family_stays_invertible_while_it_is_fitted():
     flow, params = problem()
     family = flows.residual(event_shape=(3,), blocks=1, hidden=4)

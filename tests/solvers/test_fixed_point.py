@@ -156,6 +156,7 @@ def test_a_large_affine_contraction_and_all_its_derivatives():
     np.testing.assert_allclose(forward, np.sum(adjoint), atol=1e-8)
 
 
+@pytest.mark.long
 def test_the_second_derivative_of_the_square_root_under_vmap():
     # x = x + (t - x^2)/10 at x = sqrt(t): fax, implicit/twophase_test.py
     with jax.enable_x64(True):

@@ -59,6 +59,7 @@ def trace(path: Path) -> list[dict]:
     return lines
 
 
+@pytest.mark.long
 def test_a_killed_run_gives_the_same_losses_metrics_and_parameters_bit_for_bit(tmp_path):
     checkpoints, metrics = tmp_path / "checkpoints", tmp_path / "metrics.jsonl"
     killed(checkpoints, 10)

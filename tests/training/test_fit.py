@@ -32,6 +32,7 @@ def far():
     return fit(jax.random.key(3), FLOW, 1000.0 + DATA, **QUICK)
 
 
+@pytest.mark.long
 def test_a_trained_flow_beats_the_gaussian_and_keeps_its_bound():
     train, test = two_moons(1, 2048), two_moons(2, 1000)
     flow = flows.residual(event_shape=(2,), blocks=6, hidden=32)

@@ -65,6 +65,7 @@ def completion(run):
     )
 
 
+@pytest.mark.long
 def test_the_likelihood_of_what_was_observed_comes_within_a_hundredth_of_a_nat_of_the_greatest(run):
     _, model, report = run
     gaussian, _ = fit_gaussian_em(ROWS, OBSERVED, shrinkage=1e-9, tol=1e-9)
@@ -119,6 +120,7 @@ def test_the_head_predicts_the_class_of_rows_without_a_label(run, completion):
         predict_labels(AFFINE, model._replace(head=None), completion)
 
 
+@pytest.mark.long
 def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(run, tmp_path):
     directory, model, report = run
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
@@ -206,6 +208,7 @@ def test_bad_input_is_refused_before_any_work(rows, observed, changes, error, me
         few(rows, observed, **changes)
 
 
+@pytest.mark.long
 def test_half_precision_outside_of_solves_trains_as_well_and_solves_as_exactly():
     # the network's last layer starts at zero: what is rounded shows from the second update on
     options = {"labels": LABELS[:40], "learning_rate": 1e-2, "epochs": 8, "validation": 0.0}

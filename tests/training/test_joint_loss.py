@@ -96,6 +96,7 @@ def stochastic():
         yield lambda key, rows: compiled(params, key, rows)
 
 
+@pytest.mark.long
 def test_value_and_gradient_are_unbiased_for_flow_and_network(stochastic):
     with jax.enable_x64(True):
         params, posterior, y = model()

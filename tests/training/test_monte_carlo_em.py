@@ -34,6 +34,7 @@ def run(tmp_path_factory):
     return directory, *fitted(directory)
 
 
+@pytest.mark.long
 def test_from_the_median_it_comes_within_a_hundredth_of_a_nat_of_the_greatest_likelihood(run):
     _, params, report = run
     gaussian, _ = fit_gaussian_em(ROWS, OBSERVED, shrinkage=1e-9, tol=1e-9)
