@@ -74,6 +74,7 @@ def test_training_keeps_flow_network_metadata_and_metrics(there):
     jax.tree.map(np.testing.assert_array_equal, load("m.safetensors")[1], model.params)
 
 
+@pytest.mark.long
 def test_evaluation_scores_the_network_beside_the_gaussian_of_the_training_rows(there, capsys):
     arguments = ["evaluate", "test.csv", "--model", "m.safetensors", "--posterior", "amortised", "--samples", "8"]
     np.save("test_labels.npy", TEST_LABELS)

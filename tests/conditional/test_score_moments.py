@@ -108,6 +108,7 @@ def test_a_householder_fit_finds_a_covariance_of_low_rank(low_rank_problem, low_
         assert np.abs(left[-1]) < 0.02 * left[0]
 
 
+@pytest.mark.long
 def test_what_a_rows_fit_gives_depends_on_its_key_and_not_on_the_rows_beside_it(low_rank_problem, low_rank_fit):
     flow, params, _, rows, options = low_rank_problem
     fitted, trace = low_rank_fit

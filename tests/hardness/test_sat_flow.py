@@ -154,6 +154,7 @@ def share_of_solutions(problem, draws):
     return np.mean(near_assignment(problem, picked) & satisfies(problem, picked)), result.info.ess[0] / draws
 
 
+@pytest.mark.long
 def test_a_small_formula_is_solved_by_conditioning_with_weights_that_warn():
     share, effective = share_of_solutions(FORMULAS["two"], draws=8192)
     assert share > 0.99

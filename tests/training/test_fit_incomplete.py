@@ -86,6 +86,7 @@ def test_the_likelihood_of_what_was_observed_comes_within_a_hundredth_of_a_nat_o
     assert report.run.validation_steps.tolist() == [100, 200]
 
 
+@pytest.mark.long
 def test_completion_by_the_network_is_solved_weighed_and_nearer_the_posterior_than_the_prior(run, completion):
     _, model, _ = run
     missing = ~OBSERVED[SOME].all(axis=1) & OBSERVED[SOME].any(axis=1)

@@ -51,6 +51,7 @@ def test_from_the_median_it_comes_within_a_hundredth_of_a_nat_of_the_greatest_li
     assert report.empty_rows == np.sum(~OBSERVED.any(axis=1)) > 0
 
 
+@pytest.mark.long
 def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(run, tmp_path):
     directory, params, report = run
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
