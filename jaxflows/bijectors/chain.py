@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -141,10 +142,40 @@ def chain(*layers: Bijector) -> Bijector:
     )  # fmt: skip
 
 
-# copies of an explicit body to an iteration of a scan that may be differentiated: what a scan keeps for its gradient it copies
+# copies of an explicit body to an iteration of a scan that is differentiated: what a scan keeps for its gradient it copies
 # into stacked arrays, which cost as much as a coupling's own work (half of a spline flow's training step). Compile time
 # stays flat beyond
 _UNROLLED = 4
+# axes of an image, whose layers hold convolutions
+_SPATIAL = 3
+
+
+def _explicit_scan(step: Callable[..., Any], start: Any, params: Params, *, reverse: bool = False) -> Any:
+    """The last carry of `jax.lax.scan`, unrolled where it is differentiated and where convolutions would be in a loop.
+
+    Otherwise a loop is the faster program: it takes a layer's parameters out of their stack right before they are used. Two
+    copies to an iteration are as fast in small batches as one and faster in large ones, but a rest of one is not.
+    ``step`` closes over no array; the first entry of ``start`` is the event.
+    """
+    pairs = len(jax.tree.leaves(params)[0]) % 2 == 0
+
+    def unrolled(start: Any, params: Params) -> Any:
+        return jax.lax.scan(step, start, params, reverse=reverse, unroll=_UNROLLED)[0]
+
+    if jax.tree.leaves(start)[0].ndim >= _SPATIAL:
+        return unrolled(start, params)
+
+    @jax.custom_jvp
+    def looped(start: Any, params: Params) -> Any:
+        return jax.lax.scan(step, start, params, reverse=reverse, unroll=2 if pairs else 1)[0]
+
+    looped.defjvp(lambda primals, tangents: jax.jvp(unrolled, primals, tangents))
+    return looped(start, params)
+
+
+def _scan(step: Callable[..., Any], start: Any, params: Params, *, reverse: bool = False) -> Any:
+    """The last carry of a plain `jax.lax.scan`."""
+    return jax.lax.scan(step, start, params, reverse=reverse)[0]
 
 
 @factory
@@ -152,7 +183,7 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
     """``depth`` copies of ``body``, each with its own parameters, run by `jax.lax.scan`: compile time is flat in depth.
 
     Parameters have a leading axis of length depth. The path is ``(inner paths, all outputs but the last)``, both stacked.
-    Where the body is explicit in both directions, up to four copies are compiled for each pass but those of a sweep.
+    Where the body is explicit in both directions, up to four copies are compiled for gradients and for images.
 
     Args:
         body: a layer that keeps the event's shape and does not move its entries.
@@ -172,10 +203,10 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
         output_shape(shape)
         return jax.vmap(lambda k: body.init(k, shape))(jax.random.split(key, depth))
 
-    scan = functools.partial(jax.lax.scan, unroll=_UNROLLED if body.explicit else 1)
+    scan = _explicit_scan if body.explicit else _scan
 
     def transform(params: Params, u: jax.Array) -> jax.Array:
-        return scan(lambda t, p: (body.transform(p, t), None), u, params)[0]
+        return scan(lambda t, p: (body.transform(p, t), None), u, params)
 
     def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
         def step(carry: Any, p: Params) -> tuple[Any, None]:
@@ -183,7 +214,7 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
             t, this = body.invert(p, t)
             return (t, combine(info, this)), None
 
-        return scan(step, (v, no_work(v.dtype)), params, reverse=True)[0]
+        return scan(step, (v, no_work(v.dtype)), params, reverse=True)
 
     def _accumulate(run: Any, start: jax.Array, params: Params, reverse: bool) -> tuple[jax.Array, jax.Array]:
         def step(carry: Any, p: Params) -> tuple[Any, None]:
@@ -191,7 +222,7 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
             t, log_det = run(p, t)
             return (t, total + log_det), None
 
-        return scan(step, (start, jnp.zeros((), start.dtype)), params, reverse=reverse)[0]
+        return scan(step, (start, jnp.zeros((), start.dtype)), params, reverse=reverse)
 
     def forward(params: Params, u: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _accumulate(body.forward, u, params, False)
@@ -207,7 +238,9 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
             return (t, total + log_det), None
 
         start = (u, LogDet.exact(jnp.zeros((), u.dtype)))
-        return scan(step, start, (params, jax.random.split(key, depth)))[0]
+        # what a training step differentiates
+        unroll = _UNROLLED if body.explicit else 1
+        return jax.lax.scan(step, start, (params, jax.random.split(key, depth)), unroll=unroll)[0]
 
     def trace(params: Params, u: jax.Array) -> tuple[jax.Array, Any]:
         def step(t: jax.Array, p: Params) -> tuple[jax.Array, Any]:
