@@ -40,6 +40,7 @@ from jaxflows.bijectors.chain import scan_chain
 from jaxflows.bijectors.residual import residual_dense
 from jaxflows.flows import Flow, flow_of
 from jaxflows.lipschitz.networks import POWER_STEPS
+from jaxflows.lipschitz.spectral_norm import dense_norm
 from jaxflows.log_det.estimators import power_series, russian_roulette
 from jaxflows.persistence import load
 from jaxflows.training.step import TrainState, negative_log_likelihood, training_step
@@ -94,7 +95,7 @@ def block_norms(params: Any, y: np.ndarray) -> float:
     def norms(y: jax.Array) -> jax.Array:
         def block(u: jax.Array, p: Any) -> tuple[jax.Array, jax.Array]:
             jacobian = jax.jacfwd(lambda t: BLOCK.transform(p, t) - t)(u)
-            return BLOCK.transform(p, u), jnp.linalg.norm(jacobian, ord=2)
+            return BLOCK.transform(p, u), dense_norm(jacobian)
 
         return jax.lax.scan(block, y, params)[1]
 

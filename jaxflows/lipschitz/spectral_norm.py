@@ -50,9 +50,21 @@ def power_iteration(operator: Callable[[jax.Array], jax.Array], t: jax.Array, st
     return jnp.linalg.norm(operator(t)), t
 
 
+@full_precision
 def dense_norm(weight: jax.Array) -> jax.Array:
-    """The exact spectral norm of a matrix, by SVD: O(n^3), for certificates and tests."""
-    return jnp.linalg.norm(weight, ord=2)
+    """The exact spectral norm of a matrix, by the largest eigenvalue of its smaller Gram matrix: O(n^3), n the smaller side.
+
+    That eigenvalue has no cancellation. An SVD would do, but on one core jaxlib 0.9 can wait for ever in it (docs/design.md).
+    """
+    rows, columns = weight.shape
+    gram = weight @ weight.T if rows <= columns else weight.T @ weight
+    return _root(jnp.linalg.eigvalsh(gram)[-1])
+
+
+def _root(square: jax.Array) -> jax.Array:
+    """The root, 0 with derivative 0 where rounding or a zero operator leaves nothing."""
+    positive = square > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
 
 
 @full_precision
@@ -120,7 +132,7 @@ def conv_norm(convolve: Callable[[jax.Array], jax.Array], kernel: jax.Array, sha
         # of the smaller Gram matrices: the largest eigenvalue has no cancellation, and GPUs take thousands of them at once
         smaller = spectrum if n_in <= n_out else jnp.swapaxes(spectrum, -1, -2)
         products = smaller @ jnp.conj(jnp.swapaxes(smaller, -1, -2))
-        return jnp.sqrt(jnp.max(jnp.linalg.eigvalsh(products)))
+        return _root(jnp.max(jnp.linalg.eigvalsh(products)))
     transpose = jax.linear_transpose(convolve, jnp.zeros(shape, kernel.dtype))
 
     def gram(basis_vector: jax.Array) -> jax.Array:
@@ -129,4 +141,4 @@ def conv_norm(convolve: Callable[[jax.Array], jax.Array], kernel: jax.Array, sha
         return convolve(transpose(basis_vector.reshape(height, width, n_out))[0]).reshape(-1)
 
     matrix = jax.lax.map(gram, jnp.eye(size, dtype=kernel.dtype), batch_size=32)
-    return jnp.sqrt(jnp.maximum(jnp.linalg.eigvalsh((matrix + matrix.T) / 2)[-1], 0.0))
+    return _root(jnp.linalg.eigvalsh((matrix + matrix.T) / 2)[-1])

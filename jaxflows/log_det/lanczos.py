@@ -55,7 +55,7 @@ def stochastic_lanczos(
         exactly; it holds in expectation over probes, and for every draw of signs. Infinite when ``condition`` is None.
 
     Cost: ``probes * steps`` products with A and as many with A^T, O(probes steps^2 d) for full reorthogonalisation, and
-    an SVD of a steps x steps matrix a probe.
+    the eigenvectors of a symmetric matrix of side 2 steps a probe.
 
     When: values of log|det G^HH| where d is too large for the Jacobian (above about a thousand), or A is far from the
     identity, so that the power series diverges. For A = I + J a step does what two terms of the series do.
@@ -73,11 +73,10 @@ def stochastic_lanczos(
     def one(k: jax.Array) -> jax.Array:
         start = PROBES[probe](k, shape, dtype).reshape(-1)
         forth, back = (lambda w, act=act: act(w.reshape(shape)).reshape(-1) for act in (matvec, rmatvec))
-        bidiagonal = _bidiagonalise(forth, back, start, count)
-        _, values, vectors = jnp.linalg.svd(bidiagonal)
-        weights = vectors[:, 0] ** 2
+        values, weights = _ritz(_bidiagonalise(forth, back, start, count))
         # a direction the probe does not see has no say, even where A is singular in it
-        terms = jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, values, 1.0)), 0.0)
+        seen = weights > (10 * jnp.finfo(dtype).eps) ** 2
+        terms = jnp.where(seen, weights * jnp.log(jnp.where(seen, jnp.maximum(values, 0.0), 1.0)), 0.0)
         return jnp.vdot(start, start) * jnp.sum(terms)
 
     with jax.default_matmul_precision("highest"):
@@ -92,6 +91,18 @@ def _bound(size: int, steps: int, condition: float | None, dtype: jnp.dtype) -> 
     if condition is None:
         return jnp.full((), jnp.inf, dtype)
     return 2 * truncation_bound((condition - 1.0) / (condition + 1.0), size, 2 * steps - 1, dtype)
+
+
+def _ritz(bidiagonal: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Singular values of B and the squared first entries of its right singular vectors.
+
+    From the eigenpairs (s, (u, v) / sqrt 2) of the matrix of blocks 0, B, B^T, 0, which loses no digits of small values. No
+    SVD: on one core jaxlib 0.9 can wait for ever in a batch of them (docs/design.md).
+    """
+    count = len(bidiagonal)
+    nothing = jnp.zeros_like(bidiagonal)
+    values, vectors = jnp.linalg.eigh(jnp.block([[nothing, bidiagonal], [bidiagonal.T, nothing]]))
+    return values[count:], 2.0 * vectors[count, count:] ** 2
 
 
 def _bidiagonalise(forth: Operator, back: Operator, start: jax.Array, count: int) -> jax.Array:
