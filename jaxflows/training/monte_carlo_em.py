@@ -179,7 +179,8 @@ def _first_fill(key: jax.Array, rows: IncompleteData, fill: str, num_samples: in
         normal = np.asarray(jax.random.normal(key, shape, rows.values.dtype))
         filled = noisy_fill(rows.values, rows.observed, median_filling(rows.values, rows.observed), normal)
         return np.swapaxes(filled, 0, 1).reshape(-1, *shape[2:])
-    gaussian, _ = fit_gaussian_em(rows.values, rows.observed)
+    # a start, and a step costs as many factorisations as there are masks
+    gaussian, _ = fit_gaussian_em(rows.values, rows.observed, tol=1e-2)
     seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
     drawn = gaussian_conditional(gaussian, rows.values, rows.observed, num_samples=num_samples, seed=seed)
     return drawn.samples.reshape(-1, *shape[2:]).astype(rows.values.dtype)
