@@ -45,7 +45,8 @@ IMPROVEMENT = 0.01
 PUBLISHED = PlmcmcOptions(sigma_a=1e-3, sigma_p=0.05, sigma_r=1.0, independent=0.5)
 # the law of the hidden entries does not depend on sigma_a
 TRIED = tuple(
-    PlmcmcOptions(sigma_a, sigma_p, 1.0, 0.1) for sigma_a, sigma_p in ((0.02, 0.02), (0.05, 0.02), (0.05, 0.05), (0.2, 0.1))
+    PlmcmcOptions(sigma_a, sigma_p, 1.0, 0.1)
+    for sigma_a, sigma_p in ((0.05, 0.02), (0.05, 0.05), (0.2, 0.1), (0.3, 0.3), (0.5, 0.3), (1.0, 0.3), (1.0, 0.5))
 )
 
 
