@@ -15,6 +15,7 @@ from jaxflows.bijectors.base import Bijector, LogDet, Params, Shape, SolveInfo, 
 from jaxflows.bijectors.residual import residual_conv, residual_dense
 from jaxflows.bijectors.squeeze import squeeze
 from jaxflows.factory import factory
+from jaxflows.precision import at_precision
 
 
 @functools.cache
@@ -169,7 +170,9 @@ def _explicit_scan(step: Callable[..., Any], start: Any, params: Params, *, reve
     def looped(start: Any, params: Params) -> Any:
         return jax.lax.scan(step, start, params, reverse=reverse, unroll=2 if pairs else 1)[0]
 
-    looped.defjvp(lambda primals, tangents: jax.jvp(unrolled, primals, tangents))
+    # the rule may be traced when what the caller set is no longer set
+    as_set = at_precision(jax.config.jax_default_matmul_precision, unrolled)  # type: ignore[attr-defined]
+    looped.defjvp(lambda primals, tangents: jax.jvp(as_set, primals, tangents))
     return looped(start, params)
 
 
