@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxflows.bijectors.base import Bijector, Shape
 from jaxflows.bijectors.chain import chain, scan_chain
+from jaxflows.bijectors.coupling import affine_coupling, alternating
 from jaxflows.bijectors.invert import invert
 from jaxflows.bijectors.logit import logit
 from jaxflows.bijectors.registry import FAMILIES, examples
@@ -33,6 +34,8 @@ def _compositions() -> dict[str, tuple[Bijector, Shape]]:
         "implicit": (scan_chain(chain(dense, invert(dense)), 2), (4,)),
         "inverted_chain": (invert(chain(dense, dense)), (4,)),
         "logit_first": (chain(logit(), dense), (4,)),
+        # in a loop, and unrolled where it is differentiated
+        "couplings": (alternating(functools.partial(affine_coupling, hidden=3, blocks=1), 6), (4,)),
         "residual_image": (image.bijector, (8, 8, 1)),
     }
 
