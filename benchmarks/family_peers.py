@@ -1,6 +1,6 @@
 """Our coupling, spline, Glow and continuous flows against other libraries: the same architecture, machine and batches.
 
-    python -m benchmarks.family_peers                              # ten minutes; needs the extras "bench" and "peers"
+    python -m benchmarks.family_peers                              # a quarter of an hour; needs the extras "bench" and "peers"
     python -m benchmarks.family_peers --families spline            # one family; the others keep their rows
     python -m benchmarks.family_peers --quick --output-dir /tmp/quick
 
@@ -280,7 +280,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.family_peers", description=__doc__.split("\n")[0])
     parser.add_argument("--families", choices=sorted(FULL), nargs="+", default=list(FULL))
     parser.add_argument("--batches", type=int, nargs="+", default=[64, 512])
-    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--repeats", type=int, default=100)
     parser.add_argument("--output-dir", type=Path, default=RESULTS)
     parser.add_argument("--quick", action="store_true", help="small flows, 16 rows, 3 repetitions; put it elsewhere")
     options = parser.parse_args(arguments)

@@ -186,7 +186,7 @@ def scan_chain(body: Bijector, depth: int) -> Bijector:
     """``depth`` copies of ``body``, each with its own parameters, run by `jax.lax.scan`: compile time is flat in depth.
 
     Parameters have a leading axis of length depth. The path is ``(inner paths, all outputs but the last)``, both stacked.
-    Where the body is explicit in both directions, up to four copies are compiled for gradients and for images.
+    Where the body is explicit in both directions, up to four copies are compiled for gradients and for images, else up to two.
 
     Args:
         body: a layer that keeps the event's shape and does not move its entries.

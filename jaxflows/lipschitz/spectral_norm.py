@@ -62,9 +62,9 @@ def dense_norm(weight: jax.Array) -> jax.Array:
 
 
 def _root(square: jax.Array) -> jax.Array:
-    """The root, 0 with derivative 0 where rounding or a zero operator leaves nothing."""
-    positive = square > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1.0)), 0.0)
+    """The root, 0 with derivative 0 where rounding or a zero operator leaves nothing; NaN of NaN."""
+    nothing = square <= 0
+    return jnp.where(nothing, 0.0, jnp.sqrt(jnp.where(nothing, 1.0, square)))
 
 
 @full_precision

@@ -75,8 +75,8 @@ def stochastic_lanczos(
         forth, back = (lambda w, act=act: act(w.reshape(shape)).reshape(-1) for act in (matvec, rmatvec))
         values, weights = _ritz(_bidiagonalise(forth, back, start, count))
         # a direction the probe does not see has no say, even where A is singular in it
-        seen = weights > (10 * jnp.finfo(dtype).eps) ** 2
-        terms = jnp.where(seen, weights * jnp.log(jnp.where(seen, jnp.maximum(values, 0.0), 1.0)), 0.0)
+        unseen = weights <= (10 * jnp.finfo(dtype).eps) ** 2
+        terms = jnp.where(unseen, 0.0, weights * jnp.log(jnp.where(unseen, 1.0, values)))
         return jnp.vdot(start, start) * jnp.sum(terms)
 
     with jax.default_matmul_precision("highest"):
@@ -94,15 +94,14 @@ def _bound(size: int, steps: int, condition: float | None, dtype: jnp.dtype) -> 
 
 
 def _ritz(bidiagonal: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Singular values of B and the squared first entries of its right singular vectors.
+    """Singular values of B, and the squared first entries of its right singular vectors: each value twice, of half the weight.
 
-    From the eigenpairs (s, (u, v) / sqrt 2) of the matrix of blocks 0, B, B^T, 0, which loses no digits of small values. No
-    SVD: on one core jaxlib 0.9 can wait for ever in a batch of them (docs/design.md).
+    From the eigenpairs (+-s, (+-u, v) / sqrt 2) of the matrix of blocks 0, B, B^T, 0, which loses no digits of small values.
+    No SVD: on one core jaxlib 0.9 can wait for ever in a batch of them (docs/design.md).
     """
-    count = len(bidiagonal)
     nothing = jnp.zeros_like(bidiagonal)
     values, vectors = jnp.linalg.eigh(jnp.block([[nothing, bidiagonal], [bidiagonal.T, nothing]]))
-    return values[count:], 2.0 * vectors[count, count:] ** 2
+    return jnp.abs(values), vectors[len(bidiagonal)] ** 2
 
 
 def _bidiagonalise(forth: Operator, back: Operator, start: jax.Array, count: int) -> jax.Array:

@@ -15,6 +15,7 @@ from flowjax.train import fit_to_data
 import jaxflows as jf
 from jaxflows.adapters import from_flowjax
 from tests.adapters.plane import bent_data, check_conditional
+from tests.long_cases import cases
 
 KEY = jax.random.key(0)
 BASE = Normal(jnp.array([0.5, -1.0, 0.0]), jnp.array([1.0, 2.0, 0.5]))
@@ -30,9 +31,7 @@ FLOWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.long) if name == "triangular spline" else name for name in FLOWS]
-)
+@pytest.mark.parametrize("name", cases(FLOWS, ["triangular spline"]))
 def test_density_and_directions_are_those_of_flowjax(name):
     distribution = FLOWS[name]()
     # inside the support of the one flow that has a bounded one

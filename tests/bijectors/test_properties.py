@@ -13,6 +13,7 @@ import pytest
 
 from jaxflows.bijectors.registry import FAMILIES
 from tests.bijectors.cases import CASES, cast, event, parameters
+from tests.long_cases import cases
 
 ROUND_TRIP = {"float32": 1e-5, "float64": 1e-10}
 LOG_DET = 1e-10
@@ -27,9 +28,7 @@ LONG = ("continuous-0", "residual_densenet_conv-0", "residual_image")
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
     """One test a case."""
-    return pytest.mark.parametrize(
-        "name", [pytest.param(name, marks=pytest.mark.long) if name in LONG else name for name in names]
-    )
+    return pytest.mark.parametrize("name", cases(names, LONG))
 
 
 every_case = each(NAMES)

@@ -8,6 +8,7 @@ import pytest
 
 from jaxflows import flows, persistence
 from jaxflows.training.fit import fit
+from tests.long_cases import cases
 
 FLOWS = {
     "glow": lambda: flows.glow(event_shape=(4, 4, 1), scales=2, steps=1, hidden=6, blocks=1),
@@ -38,10 +39,7 @@ def test_a_flow_starts_as_its_affine_maps_alone_and_inverts(name):
     assert bool(info.converged)
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["neural_spline", "nice", "realnvp", *(pytest.param(name, marks=pytest.mark.long) for name in ("glow", "realnvp_image"))],
-)
+@pytest.mark.parametrize("name", cases(sorted(FLOWS), ["glow", "realnvp_image"]))
 def test_a_few_steps_lower_the_loss_and_the_model_comes_back_from_its_file(name, tmp_path):
     flow = FLOWS[name]()
     noise = np.random.default_rng(0).standard_normal((256, flow.size)).astype(np.float32)

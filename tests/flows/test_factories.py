@@ -13,6 +13,7 @@ import pytest
 import jaxflows as jf
 from jaxflows import flows
 from jaxflows.solvers.boundary_sweep import boundary_sweep
+from tests.long_cases import cases
 
 FLOWS = {
     "planar": flows.planar(event_shape=(2,), blocks=6),
@@ -44,8 +45,7 @@ def _images(count):
     return (rng.choice([-1.0, 1.0], (count, 1, 1, 1)) + 0.3 * rng.standard_normal((count, 4, 4, 1))).astype(np.float32)
 
 
-LONG = ["implicit", *IMAGES]
-TRAINED = ["planar", "radial", "sylvester", "residual_densenet", *(pytest.param(name, marks=pytest.mark.long) for name in LONG)]
+TRAINED = cases(["planar", "radial", "sylvester", "residual_densenet", "implicit", *IMAGES], ["implicit", *IMAGES])
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -11,7 +11,7 @@ import pytest
 
 from jaxflows.lipschitz import networks, spectral_norm
 from jaxflows.lipschitz.networks import _convolve
-from jaxflows.lipschitz.spectral_norm import conv_norm, leading_vector, power_iteration
+from jaxflows.lipschitz.spectral_norm import conv_norm, dense_norm, leading_vector, power_iteration
 
 NETWORKS = {
     "dense": (networks.dense(hidden=(32,)), (10,)),
@@ -123,6 +123,24 @@ def test_the_norm_of_the_reshaped_kernel_would_be_no_bound():
     kernel, shape = jnp.ones((3, 3, 1, 1)), (12, 12, 1)
     reshaped = np.linalg.norm(np.asarray(kernel).reshape(9, 1), 2)
     assert reshaped < 3.01 < 8.0 < _norm(kernel, shape) < 9.0
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (6, 30), (30, 6), (3, 1)])
+def test_the_dense_norm_and_its_derivative_are_those_of_an_svd(shape):
+    weight = np.random.default_rng(4).standard_normal(shape).astype(np.float32)
+    norm, slope = jax.value_and_grad(dense_norm)(weight)
+    left, values, right = np.linalg.svd(weight)
+    np.testing.assert_allclose(norm, values[0], rtol=1e-5)
+    np.testing.assert_allclose(slope, np.outer(left[:, 0], right[0]), atol=1e-4)
+
+
+def test_the_norm_of_nothing_is_zero_and_that_of_nan_is_not():
+    norm, slope = jax.value_and_grad(dense_norm)(jnp.zeros((3, 2)))
+    assert norm == 0.0
+    assert np.all(slope == 0.0)
+    assert np.isnan(dense_norm(jnp.full((3, 2), jnp.nan)))
+    kernel = jnp.full((3, 3, 1, 1), jnp.nan)
+    assert np.isnan(conv_norm(lambda t: _convolve(kernel, t), kernel, (4, 4, 1)))
 
 
 @pytest.mark.parametrize("shape", [(20, 20), (6, 30), (30, 6), (3, 1)])

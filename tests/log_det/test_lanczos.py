@@ -84,6 +84,11 @@ def test_small_singular_values_keep_their_digits_in_float32():
     np.testing.assert_allclose(seen.value, np.sum(np.log(values)), rtol=1e-3)
 
 
+def test_a_singular_operator_has_no_volume():
+    # exactly: of rank one, where the eigenvalue 0 has several vectors
+    assert _estimate(np.ones((3, 3)) / 3, (3,), steps=3, probes=1).value < -20
+
+
 def test_it_refuses_a_derivative_and_allows_a_stopped_one():
     def value(gain):
         act = lambda w: gain * w  # noqa: E731
