@@ -14,6 +14,7 @@ flows      flows          factories of whole flows: ``flows.residual``, ``flows.
 training   fit            maximum likelihood on complete data
            fit_incomplete maximum likelihood, by its bound, on rows with holes, with an amortised posterior
            fit_by_em      the same by completing and fitting in turn
+           gaussian_start parameters with which a dense residual flow begins as a Gaussian
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
 models     save, load     one file a model, no code in it; ``save_incomplete`` and ``load_incomplete`` with the network and
                           classifier that `fit_incomplete` trained, ``save_amortised`` and ``load_amortised`` of a
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from jaxflows.persistence import load, load_amortised, load_incomplete, save, save_amortised, save_incomplete
     from jaxflows.training.fit import fit
     from jaxflows.training.fit_incomplete import fit_incomplete
+    from jaxflows.training.gaussian_start import gaussian_start
     from jaxflows.training.monte_carlo_em import fit_by_em
     from jaxflows.training.predict_labels import predict_labels
 
@@ -74,6 +76,7 @@ __all__ = [
     "fit_incomplete",
     "fit_posterior",
     "flows",
+    "gaussian_start",
     "hardness",
     "infer",
     "inverse",
@@ -107,6 +110,7 @@ _PLACES = {
     "fit_by_em": "jaxflows.training.monte_carlo_em:fit_by_em",
     "fit_incomplete": "jaxflows.training.fit_incomplete:fit_incomplete",
     "fit_posterior": "jaxflows.conditional.fit_posterior:fit_posterior",
+    "gaussian_start": "jaxflows.training.gaussian_start:gaussian_start",
     "flows": "jaxflows.flows",
     "hardness": "jaxflows.hardness",
     "infer": "jaxflows.inverse.infer:infer",

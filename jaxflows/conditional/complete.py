@@ -7,6 +7,7 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -40,6 +41,7 @@ class _Settings(NamedTuple):
     fit_steps: int
     anchors: int
     mesh: Mesh | None
+    weighted: bool
 
 
 class _Batch(NamedTuple):
@@ -57,6 +59,7 @@ def _draw_rows(settings: _Settings, solver: ConstraintSolver, params: Params, ba
         return draw_samples(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
             posterior=settings.posterior, fitted=fit, solver=solver, max_hidden=settings.max_hidden,
+            weighted=settings.weighted,
         )  # fmt: skip
 
     every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(*rows), settings.mesh)
@@ -68,7 +71,7 @@ def _draw_mixtures(settings: _Settings, solver: ConstraintSolver, params: Params
     def one(params: Params, row: _Batch) -> Draws:
         return draw_mixture(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
-            anchors=settings.anchors, solver=solver, max_hidden=settings.max_hidden,
+            anchors=settings.anchors, solver=solver, max_hidden=settings.max_hidden, weighted=settings.weighted,
         )  # fmt: skip
 
     # one row at a time: its anchors and draws are a batch already
@@ -88,6 +91,7 @@ def complete(
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
     anchors: int = 1,
+    weighted: bool = True,
     resume: Completion | None = None,
     progress: bool = True,
     devices: Devices = None,
@@ -116,6 +120,8 @@ def complete(
         anchors: places from which an anchor is searched for. One sees one mode of the posterior; with more, draws come from a
             mixture of the Gauss-Newton posteriors at the anchors found (`jaxflows.conditional.mixture`), each with its own
             tangent partition, for as many times the work.
+        weighted: whether draws are weighed, which is most of the work where events are large. If not, ``log_weights`` are 0
+            for solved draws, so that they count alike, and bounds and effective sample sizes NaN.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -130,8 +136,8 @@ def complete(
             a posterior or a partition, which are then not free.
 
     Cost: a row of d entries, K of them hidden, takes about 6 + S products of the Jacobian with K columns and as many
-        K x K factorisations, and S constraint solves; with M anchors some M + 1 times that. Inside ``jit`` use
-        `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
+        K x K factorisations (6 without weights), and S constraint solves; with M anchors some M + 1 times that. Inside
+        ``jit`` use `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)
     if num_samples < 1:
@@ -149,7 +155,8 @@ def complete(
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = hidden_slots(measured, flow.size)
     settings = _Settings(
-        flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh
+        flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh,
+        weighted,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares
@@ -218,10 +225,16 @@ def _retried(settings: _Settings, params: Params, alone: _Batch, fitted: Fitted,
         solver = settings.solver or thorough_solver(settings.flow, is_anchored(settings.posterior, fitted.start))
         again = _draw(other, solver, params, alone, fitted)
         spent = spent + again.solve.evaluations[0]
-        if again.report.ess[0] > best.report.ess[0]:
+        if _merit(again) > _merit(best):
             best = again
     best = best._replace(solve=best.solve._replace(evaluations=spent[None]))
     return jax.tree.map(lambda leaf, new: leaf.at[row].set(new[0]), drawn, best)
+
+
+def _merit(drawn: Draws) -> jax.Array:
+    """What to choose by between the draws of two partitions of one row: effective draws, or solved ones without weights."""
+    ess = drawn.report.ess[0]
+    return jnp.where(jnp.isnan(ess), drawn.solve.converged[0], ess)
 
 
 def _fit(settings: _Settings, params: Params, batch: _Batch) -> Fitted:

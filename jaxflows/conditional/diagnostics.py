@@ -11,7 +11,7 @@ With log w_i = log p(y_i) - log q(y_i,hidden), i = 1..S, drawn from q:
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,12 @@ class WeightReport(NamedTuple):
 def usable(log_weights: jax.Array, converged: jax.Array) -> jax.Array:
     """Log-weights with minus infinity for draws that did not converge or have no finite weight."""
     return jnp.where(converged & jnp.isfinite(log_weights), log_weights, -jnp.inf)
+
+
+def unweighted(converged: jax.Array, dtype: Any) -> tuple[jax.Array, WeightReport]:
+    """Log-weights (S,) of draws that count alike, minus infinity where one did not converge, and a report of NaN."""
+    log_weights = jnp.where(converged, 0.0, -jnp.inf).astype(dtype)
+    return log_weights, WeightReport(*(jnp.full((), jnp.nan, dtype) for _ in WeightReport._fields))
 
 
 def weight_report(log_weights: jax.Array) -> WeightReport:

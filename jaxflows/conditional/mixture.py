@@ -10,7 +10,7 @@ around the anchor in the data, which is positive everywhere and needs no solve,
 
 (the balance heuristic: Veach and Guibas 1995; t_k as a defence: Hesterberg 1995). So the weights' mean is p(y_observed)
 whatever the solver can reach, and what only t_k reaches shows in the weights. Anchors found twice count once; shares are half
-even and half the Laplace evidence of each.
+even and half the Laplace evidence of each. Without weights draws are of sum_k s_k q_k alone, with shares by evidence.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import jax.numpy as jnp
 from jax.scipy.special import gammaln
 
 from jaxflows.bijectors.base import Params, SolveInfo
-from jaxflows.conditional.diagnostics import usable, weight_report
+from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, weight_report
 from jaxflows.conditional.elbo import draw, hidden_log_det
 from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference, rough_completion
 from jaxflows.conditional.hidden import Hidden, hidden
@@ -60,6 +60,7 @@ def draw_mixture(
     anchors: int = 4,
     solver: ConstraintSolver | None = None,
     max_hidden: int | None = None,
+    weighted: bool = True,
 ) -> Draws:
     """Draw completions of ONE observation around several anchors and weigh them; a pure function.
 
@@ -73,11 +74,12 @@ def draw_mixture(
         anchors: M, places from which an anchor is searched for.
         solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
         max_hidden: static bound on the hidden coordinates; the event's size when None.
+        weighted: as in `jaxflows.conditional.sample.draw_samples`.
 
     Returns:
         The draws; ``anchor`` is that of the largest share, ``overlap`` the least. The partition is the tangent at each
         anchor. Cost: M searches and M decodes, (3/4 + M) S constraint solves, S M times K JVPs and a K x K factorisation,
-        and S exact densities.
+        and S exact densities; without weights M searches and decodes, and S solves.
     """
     where = hidden(observation, max_hidden)
     known = observation.observed_part(y_observed)
@@ -88,7 +90,8 @@ def draw_mixture(
         lambda y: gauss_newton_reference(flow, params, where, known, "tangent", begin=y),
         begins,
     )
-    log_share = _log_shares(flow, params, where, references)
+    log_share = _log_shares(flow, params, where, references, 0.5 if weighted else 0.0)
+    best = jnp.argmax(log_share)
 
     def solved(eta: jax.Array, start: Reference) -> tuple[jax.Array, SolveInfo]:
         turned, turned_params = framed(flow, params, start.rotation)
@@ -109,12 +112,19 @@ def draw_mixture(
         log_det = hidden_log_det(turned, turned_params, where, y)
         return hidden_normal_log_prob(where.used, eta) - start.log_det + log_det
 
-    wide = num_samples // WIDE_ONE_IN
+    def drawn(events: jax.Array, log_weights: jax.Array, report: WeightReport, infos: SolveInfo, spent: jax.Array) -> Draws:
+        solve = solves_in_all(infos, spent + jnp.sum(references.info.evaluations))
+        overlap = jnp.min(references.overlap)
+        return Draws(events, log_weights, references.anchor[best], references.partition[best], overlap, report, solve)
+
+    wide = num_samples // WIDE_ONE_IN if weighted else 0
     narrow = num_samples - wide
     k_narrow, k_wide = jax.random.split(k_share)
     eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
     chosen = _anchors_of(k_narrow, log_share, narrow)
     events, infos = jax.vmap(solved)(eps[:narrow], jax.tree.map(lambda leaf: leaf[chosen], references))
+    if not weighted:
+        return drawn(events, *unweighted(infos.converged, eps.dtype), infos, jnp.zeros((), jnp.int32))
     k_anchor, k_tail = jax.random.split(k_wide)
     around = _anchors_of(k_anchor, log_share, wide)
     stretch = jnp.sqrt(0.5 * DEGREES / jax.random.gamma(k_tail, 0.5 * DEGREES, (wide,), y_observed.dtype))
@@ -143,13 +153,9 @@ def draw_mixture(
         return flow.log_prob(params, y) - jax.scipy.special.logsumexp(log_share + terms)
 
     log_weights = usable(jax.lax.map(log_weight, (events, etas, leads_back)), converged)
-    best = jnp.argmax(log_share)
-    spent = jnp.sum(others.evaluations) + jnp.sum(references.info.evaluations)
-    solve = solves_in_all(infos._replace(converged=converged), spent)
-    return Draws(
-        events, log_weights, references.anchor[best], references.partition[best], jnp.min(references.overlap),
-        weight_report(log_weights), solve,
-    )  # fmt: skip
+    return drawn(
+        events, log_weights, weight_report(log_weights), infos._replace(converged=converged), jnp.sum(others.evaluations)
+    )
 
 
 def _begins(key: jax.Array, flow: Flow, params: Params, where: Hidden, known: jax.Array, anchors: int) -> jax.Array:
@@ -175,8 +181,12 @@ def _log_student(where: Hidden, y: jax.Array, start: Reference) -> jax.Array:
     return constant - half * jnp.log1p(jnp.sum(eta**2) / DEGREES) - jnp.linalg.slogdet(start.spread)[1]
 
 
-def _log_shares(flow: Flow, params: Params, where: Hidden, references: Reference) -> jax.Array:
-    """Logarithms of the shares, (M,): minus infinity for an anchor that an earlier one has already found."""
+def _log_shares(flow: Flow, params: Params, where: Hidden, references: Reference, even: float) -> jax.Array:
+    """Logarithms of the shares, (M,): minus infinity for an anchor that an earlier one has already found.
+
+    Args:
+        even: what part of them is the same for all, the rest going by evidence.
+    """
     latents = jax.vmap(lambda y: flow.encode(params, y).reshape(-1))(references.anchor)
     distances = jnp.linalg.norm(latents[:, None] - latents[None], axis=-1)
     earlier = jnp.tril(jnp.ones_like(distances, bool), -1)
@@ -186,4 +196,4 @@ def _log_shares(flow: Flow, params: Params, where: Hidden, references: Reference
     evidence = evidence + volumes + 0.5 * count * math.log(2 * math.pi)
     distinct = ~jnp.any(earlier & (distances < SAME_ANCHOR), axis=1) & jnp.isfinite(evidence)
     by_evidence = jax.nn.softmax(jnp.where(distinct, evidence, -jnp.inf))
-    return jnp.log(0.5 * by_evidence + 0.5 * distinct / jnp.sum(distinct))
+    return jnp.log((1.0 - even) * by_evidence + even * distinct / jnp.sum(distinct))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo
-from jaxflows.conditional.diagnostics import WeightReport, usable, weight_report
+from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, weight_report
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import hidden
@@ -26,7 +26,8 @@ class Draws(NamedTuple):
 
     Attributes:
         samples: (S, *event), drawn from q; the observed part is exactly what was given.
-        log_weights: (S,), log p(y) - log q(y_hidden); minus infinity where the constraint was not solved.
+        log_weights: (S,), log p(y) - log q(y_hidden), or 0 where weights were not asked for; minus infinity where the
+            constraint was not solved.
         anchor: (*event,), the reference's own completion (least latent norm for Gauss-Newton).
         partition: which part of the latent was free, a position in `jaxflows.conditional.partition.PARTITIONS`.
         overlap: smallest cosine between it and the tangent space at the anchor; NaN where none was measured.
@@ -57,6 +58,7 @@ def draw_samples(
     solver: ConstraintSolver | None = None,
     partition: str = "same",
     max_hidden: int | None = None,
+    weighted: bool = True,
 ) -> Draws:
     """Draw completions of ONE observation and weigh them; a pure function, to be used under ``jit`` and ``vmap``.
 
@@ -74,6 +76,7 @@ def draw_samples(
             (`jaxflows.conditional.partition`); that of ``fitted`` where it is given. 'auto' chooses when the program runs,
             which compiles and computes what any choice may need.
         max_hidden: static bound on the hidden coordinates; when None that of ``fitted``, or the event's size.
+        weighted: whether draws are weighed. If not, solved draws count alike and ``report`` is NaN.
 
     Returns:
         The draws. Cost: the reference's (Gauss-Newton steps of K JVPs each), S constraint solves, and for every draw's
@@ -103,11 +106,15 @@ def draw_samples(
         return drawn.solution.y, drawn.log_weight, drawn.info
 
     samples, log_weights, infos = jax.vmap(one)(eps)
-    gaps = jax.lax.map(lambda y: log_det_gap(flow, params, where, y), samples)
-    log_weights = usable(log_weights + gaps, infos.converged)
+    if weighted:
+        gaps = jax.lax.map(lambda y: log_det_gap(flow, params, where, y), samples)
+        log_weights = usable(log_weights + gaps, infos.converged)
+        report = weight_report(log_weights)
+    else:
+        log_weights, report = unweighted(infos.converged, log_weights.dtype)
     samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
     solve = solves_in_all(infos, start.info.evaluations)
-    return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, weight_report(log_weights), solve)
+    return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, report, solve)
 
 
 def solves_in_all(infos: SolveInfo, others: jax.Array) -> SolveInfo:

@@ -11,6 +11,7 @@ from jaxflows.metrics.gaussian_baseline import (
     load_mnist_gaussian,
 )
 from jaxflows.metrics.gaussian_em import GaussianEmReport, fit_gaussian_em, observed_log_likelihood
+from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
 from jaxflows.metrics.image_scores import psnr, ssim
 from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 from jaxflows.metrics.scores import crps, diversity, energy_score, interval_coverage, rmse_mean, rmse_sample
@@ -28,6 +29,7 @@ __all__ = [
     "energy_score",
     "fit_gaussian",
     "fit_gaussian_em",
+    "fit_gaussian_pairs",
     "frechet_distance",
     "gaussian_conditional",
     "interval_coverage",

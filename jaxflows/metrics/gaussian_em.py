@@ -65,14 +65,8 @@ def fit_gaussian_em(
         raise ValueError(f"expected shrinkage > 0; got {shrinkage}")
     if max_steps < 1 or not tol >= 0:
         raise ValueError(f"expected max_steps >= 1 and tol >= 0; got {max_steps} and {tol}")
-    rows = np.asarray(rows)
-    if rows.ndim < 2 or len(rows) < 2:
-        raise ValueError(f"expected at least two rows of events, (n, *event); got shape {rows.shape}")
-    values, observed = with_holes(rows.astype(np.float64), observed)
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"expected finite observed entries; got others, first in row {_first_bad(values)}")
-    check_columns(values, observed, constants=True)
-    flat, seen = (part.reshape(len(rows), -1) for part in (values, observed))
+    event_shape = np.shape(rows)[1:]
+    flat, seen = flat_rows(rows, observed)
     some = seen.any(axis=1)
     flat, seen = flat[some], seen[some]
     mean, variance = np.mean(flat, axis=0, where=seen), np.var(flat, axis=0, where=seen)
@@ -92,7 +86,19 @@ def fit_gaussian_em(
         centred = completed - mean
         covariance = (centred.T @ centred + spread) / len(flat) + ridge * np.eye(flat.shape[1])
     report = GaussianEmReport(np.asarray(objective), len(objective) - 1, converged, int(np.sum(~some)))
-    return Gaussian(rows.shape[1:], mean, np.linalg.cholesky(covariance)), report
+    return Gaussian(event_shape, mean, np.linalg.cholesky(covariance)), report
+
+
+def flat_rows(rows: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, d) in float64 with 0 in every hole, and their mask; ValueError for what a Gaussian cannot be fitted to."""
+    rows = np.asarray(rows)
+    if rows.ndim < 2 or len(rows) < 2:
+        raise ValueError(f"expected at least two rows of events, (n, *event); got shape {rows.shape}")
+    values, observed = with_holes(rows.astype(np.float64), observed)
+    if not np.all(np.isfinite(values)):
+        raise ValueError(f"expected finite observed entries; got others, first in row {_first_bad(values)}")
+    check_columns(values, observed, constants=True)
+    return values.reshape(len(rows), -1), observed.reshape(len(rows), -1)
 
 
 def observed_log_likelihood(gaussian: Gaussian, rows: np.ndarray, observed: np.ndarray) -> np.ndarray:

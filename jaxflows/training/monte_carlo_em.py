@@ -26,7 +26,7 @@ from jaxflows.conditional.posteriors import Posterior
 from jaxflows.data.incomplete_rows import median_filling, noisy_fill
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator
-from jaxflows.metrics.gaussian_baseline import gaussian_conditional
+from jaxflows.metrics.gaussian_baseline import Gaussian, gaussian_conditional
 from jaxflows.metrics.gaussian_em import fit_gaussian_em
 from jaxflows.progress import progress_bar
 from jaxflows.training.checkpoint import Checkpoints, Progress, structure
@@ -34,6 +34,7 @@ from jaxflows.training.fit import fit
 from jaxflows.training.incomplete_data import IncompleteData, incomplete_data
 from jaxflows.training.loop import dtype_of
 from jaxflows.training.metrics_writers import MetricsWriter, metrics_writer, writing
+from jaxflows.training.rows import digest
 
 FILLS = ("gaussian", "median")
 
@@ -71,7 +72,7 @@ def fit_by_em(
     draws: int = 16,
     posterior: Posterior | Amortised | None = None,
     fit_steps: int | None = None,
-    fill: str = "gaussian",
+    fill: str | Gaussian = "gaussian",
     params: Params | None = None,
     batch_size: int = 256,
     learning_rate: float | None = None,
@@ -93,8 +94,9 @@ def fit_by_em(
         num_samples: completed copies of each row in an M step.
         draws: from the posterior, of which those copies are resampled.
         posterior, fit_steps: as in `jaxflows.complete`.
-        fill: what the first round is trained on: draws of a Gaussian fitted by EM ('gaussian'), or the median and noise of the
-            observed values' deviation ('median').
+        fill: what the first round is trained on: draws of a Gaussian fitted by EM ('gaussian'), or of one given, such as
+            `jaxflows.metrics.fit_gaussian_pairs` fits to many large rows, or the median and noise of the observed values'
+            deviation ('median').
         params: where the flow starts; as in `fit`.
         batch_size, learning_rate, estimator, ema_decay: of each M step, as in `fit`.
         checkpoint_dir: where to keep a checkpoint a round, and to go on from when there are any, as in `fit`.
@@ -113,16 +115,19 @@ def fit_by_em(
     """
     if rounds < 1 or num_samples < 1 or draws < 1:
         raise ValueError(f"expected rounds >= 1, num_samples >= 1 and draws >= 1; got {rounds}, {num_samples}, {draws}")
-    if fill not in FILLS:
-        raise ValueError(f"expected a fill of {FILLS}; got {fill!r}")
+    if isinstance(fill, Gaussian):
+        if fill.event_shape != flow.event_shape:
+            raise ValueError(f"expected a Gaussian of events {flow.event_shape} in fill; got {fill.event_shape}")
+    elif fill not in FILLS:
+        raise ValueError(f"expected a Gaussian or one of {FILLS} in fill; got {fill!r}")
     writer = metrics_writer(metrics)
     rows = incomplete_data(flow, data, observed, name="data", noisy=False)
     rows = rows._replace(values=rows.values.astype(jnp.result_type(float) if params is None else dtype_of(params)))
     k_fill, *keys = jax.random.split(key, rounds + 1)
     description = {
         "key": np.asarray(jax.random.key_data(key)).tolist(), "flow": flow.bijector.spec, **rows.digests("data"),
-        "rounds": rounds, "epochs": epochs, "num_samples": num_samples, "draws": draws, "fit_steps": fit_steps, "fill": fill,
-        "batch_size": batch_size, "learning_rate": learning_rate, "ema_decay": ema_decay,
+        "rounds": rounds, "epochs": epochs, "num_samples": num_samples, "draws": draws, "fit_steps": fit_steps,
+        "fill": _description(fill), "batch_size": batch_size, "learning_rate": learning_rate, "ema_decay": ema_decay,
     }  # fmt: skip
     losses: list[float] = []
     others: dict[str, list[float]] = {"bound": [], "ess": [], "converged": []}
@@ -172,7 +177,11 @@ def fit_by_em(
     return params, EmReport(np.asarray(losses), bound, ess, converged, rows.empty, resumed_at)
 
 
-def _first_fill(key: jax.Array, rows: IncompleteData, fill: str, num_samples: int) -> np.ndarray:
+def _description(fill: str | Gaussian) -> str:
+    return digest(np.vstack([fill.mean, fill.factor])) if isinstance(fill, Gaussian) else fill
+
+
+def _first_fill(key: jax.Array, rows: IncompleteData, fill: str | Gaussian, num_samples: int) -> np.ndarray:
     """(n * num_samples, *event): the rows completed without a flow."""
     shape = (num_samples, *rows.values.shape)
     if fill == "median":
@@ -180,7 +189,7 @@ def _first_fill(key: jax.Array, rows: IncompleteData, fill: str, num_samples: in
         filled = noisy_fill(rows.values, rows.observed, median_filling(rows.values, rows.observed), normal)
         return np.swapaxes(filled, 0, 1).reshape(-1, *shape[2:])
     # a start, and a step costs as many factorisations as there are masks
-    gaussian, _ = fit_gaussian_em(rows.values, rows.observed, tol=1e-2)
+    gaussian = fill if isinstance(fill, Gaussian) else fit_gaussian_em(rows.values, rows.observed, tol=1e-2)[0]
     seed = int(jax.random.randint(key, (), 0, np.iinfo(np.int32).max))
     drawn = gaussian_conditional(gaussian, rows.values, rows.observed, num_samples=num_samples, seed=seed)
     return drawn.samples.reshape(-1, *shape[2:]).astype(rows.values.dtype)

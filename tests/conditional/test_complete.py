@@ -11,6 +11,7 @@ from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.sample import draw_samples
 from jaxflows.observation import mask
+from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.solvers.chord import chord
 
 KEY = jax.random.key(0)
@@ -87,6 +88,28 @@ def test_resampled_draws_follow_the_weights(completed):
     picked = completed.resampled(KEY, 50)
     assert picked.shape == (4, 50, 4)
     assert np.isin(picked[0, :, 1], completed.samples[0, :, 1]).all()
+
+
+def test_without_weights_the_draws_are_the_same_and_no_log_determinant_is_taken(affine, rows, completed, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a log-determinant was asked for")
+
+    monkeypatch.setattr("jaxflows.conditional.sample.log_det_gap", refuse)
+    plain = complete(KEY, *affine, rows, OBSERVED, num_samples=200, weighted=False, progress=False)
+    np.testing.assert_allclose(plain.samples, completed.samples, atol=1e-5)
+    assert np.all(plain.log_weights == 0)
+    work = [0, 2, 3]
+    for name in ("bound", "bound_std_error", "iw_bound", "ess", "pareto_k"):
+        assert np.isnan(getattr(plain.info, name)[work]).all()
+    np.testing.assert_array_equal(plain.info.evaluations, completed.info.evaluations)
+    assert plain.resampled(KEY, 4).shape == (4, 4, 4)
+
+
+def test_without_weights_unsolved_draws_are_marked_and_left_out(affine, rows):
+    hopeless = boundary_sweep(max_sweeps=1, tol=0.0)
+    plain = complete(KEY, *affine, rows[:1], OBSERVED[:1], num_samples=3, weighted=False, solver=hopeless, progress=False)
+    assert plain.info.converged[0] == 0
+    assert np.all(np.isneginf(plain.log_weights))
 
 
 def test_an_empty_batch(affine):

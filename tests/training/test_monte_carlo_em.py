@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from jaxflows.log_det.estimators import exact
-from jaxflows.metrics import fit_gaussian_em, observed_log_likelihood
+from jaxflows.metrics import Gaussian, fit_gaussian_em, observed_log_likelihood
+from jaxflows.training.fit import fit
 from jaxflows.training.monte_carlo_em import fit_by_em
 from tests.training.affine_rows import AFFINE, affine_start, gaussian_rows, log_likelihood, median_likelihood
 
@@ -68,11 +69,30 @@ def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(run, tmp_
     assert [line.get("bound") for line in second] == [None, *report.bound]
 
 
+def test_a_gaussian_that_is_given_fills_the_first_round(monkeypatch):
+    trained_on = []
+
+    def keep(key, flow, rows, **options):
+        trained_on.append(rows)
+        return fit(key, flow, rows, **options)
+
+    monkeypatch.setattr("jaxflows.training.monte_carlo_em.fit", keep)
+    given = Gaussian((3,), np.full(3, 9.0), 1e-3 * np.eye(3))
+    settings = {"rounds": 1, "epochs": 1, "num_samples": 2, "params": affine_start(ROWS), "batch_size": 200}
+    fit_by_em(jax.random.key(0), AFFINE, ROWS, OBSERVED, fill=given, estimator=exact(), progress=False, **settings)
+    some = OBSERVED.any(axis=1)
+    rows = trained_on[0].reshape(-1, 2, 3)
+    hidden = np.broadcast_to(~OBSERVED[some][:, None], rows.shape)
+    assert np.abs(rows[hidden] - 9.0).max() < 6e-3
+    np.testing.assert_allclose(rows[~hidden], np.repeat(ROWS[some][:, None], 2, axis=1)[~hidden], rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"rounds": 0}, "rounds >= 1.*; got 0"),
-        ({"fill": "zero"}, r"a fill of \('gaussian', 'median'\); got 'zero'"),
+        ({"fill": "zero"}, r"a Gaussian or one of \('gaussian', 'median'\) in fill; got 'zero'"),
+        ({"fill": Gaussian((4,), np.zeros(4), np.eye(4))}, r"a Gaussian of events \(3,\) in fill; got \(4,\)"),
         ({"observed": OBSERVED[:, :2]}, "mask of the data's shape"),
         ({"observed": OBSERVED & np.array([True, True, False])}, "got none for column 2"),
     ],

@@ -1,0 +1,112 @@
+"""Parameters with which a dense residual flow IS a Gaussian, to begin training where the Gaussian ends.
+
+With C = U diag(lambda) U^T and a scale s, L blocks of h(u) = U diag(delta) U^T u, delta_i = (s / sqrt(lambda_i))^(1/L) - 1, are
+
+    (I + U diag(delta) U^T)^L (y - mean) / s  =  U diag(lambda)^{-1/2} U^T (y - mean),
+
+the symmetric whitening. A block has as many directions as hidden units; of the others s^2 is the mean variance, which is
+probabilistic principal components (Tipping and Bishop 1999). clipswish makes the map linear: it returns p(t) and
+p(t) - t / 1.1044, whose difference by weights B and -B is t B / 1.1044. The certified constant of the pair is sqrt(2) times the
+map's own, which leaves |delta| <= 0.6: in eight blocks deviations
+may differ 65,000-fold, and of principal components exceed s 1,500-fold.
+
+Source: ours.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxflows.bijectors.base import Params
+from jaxflows.flows import Flow
+from jaxflows.lipschitz.activations import activation
+from jaxflows.lipschitz.networks import MARGIN
+from jaxflows.metrics.gaussian_baseline import Gaussian
+from jaxflows.training.step import settle
+
+# of the first layer's norm, what hidden units get that the Gaussian leaves unused
+IDLE_SHARE = 0.5
+
+
+def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
+    """Parameters of a dense residual flow under which its density is, about, that of a Gaussian.
+
+    Args:
+        key: of the weights of hidden units that the Gaussian leaves unused.
+        flow: `jaxflows.flows.residual` with one hidden layer of clipswish and no logit.
+        gaussian: of the flow's events, such as `jaxflows.metrics.fit_gaussian_pairs`, `fit_gaussian_em` or `fit_gaussian`
+            gives; give `jaxflows.fit` or `jaxflows.fit_incomplete` the result as ``params``.
+
+    Returns:
+        Parameters inside the flow's Lipschitz constraint. The density is the Gaussian's own where there are as many hidden
+        units as entries and its deviations differ by less than the blocks can stretch; else that of its principal
+        components, stretched as far as they can be.
+
+    Raises:
+        ValueError: another flow, or a Gaussian of other events.
+
+    Cost: O(d^3), once.
+
+    Example:
+        >>> gaussian = jf.metrics.fit_gaussian_pairs(table, ~np.isnan(table))
+        >>> start = jf.gaussian_start(jax.random.key(0), flow, gaussian)
+        >>> model, report = jf.fit_incomplete(jax.random.key(1), flow, table, ~np.isnan(table), params=start)
+    """
+    blocks, hidden, coeff = _options(flow)
+    if tuple(gaussian.event_shape) != flow.event_shape:
+        raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
+    variances, vectors = np.linalg.eigh(np.asarray(gaussian.factor, float) @ np.asarray(gaussian.factor, float).T)
+    used = min(hidden, flow.size)
+    # with all entries the scale of least |delta|; with principal components what the others have left
+    left = variances[: flow.size - used]
+    ends = variances[[0, -1]] ** (0.5 / blocks)
+    scale = math.sqrt(float(left.mean())) if left.size else float(2.0 / np.sum(1.0 / ends)) ** blocks
+    variances, vectors = variances[flow.size - used :], vectors[:, flow.size - used :]
+    bound = math.sqrt(coeff * (1.0 - MARGIN))
+    phi = activation("clipswish").apply(jnp.zeros(1), jnp.ones(1))
+    slope = float(phi[0] - phi[1])
+    # side by side, the norms of the used and of the idle units add up in squares
+    share = bound if used == hidden else bound * math.sqrt(1.0 - IDLE_SHARE**2)
+    most = share * bound * slope / math.sqrt(2.0)
+    delta = np.clip((scale / np.sqrt(variances)) ** (1.0 / blocks) - 1.0, -most, most)
+
+    actnorm, (first, second) = flow.init(key)
+    dtype = first["weight"].dtype
+    centre = np.asarray(gaussian.mean, float).reshape(-1) / scale
+    turned = vectors @ (delta * (vectors.T @ centre))
+    bias = np.zeros((blocks, flow.size))
+    bias[0] = -centre - turned
+    inward = np.asarray(first["weight"], float).copy()
+    inward[:, :, :used] = share * vectors
+    outward = np.zeros(second["weight"].shape)
+    outward[:, :used] = (delta / (slope * share))[:, None] * vectors.T
+    outward[:, hidden : hidden + used] = -outward[:, :used]
+    if used < hidden:
+        # idle units see the event but say nothing yet: with weights of zero on both sides they would never learn
+        idle = inward[:, :, used:]
+        inward[:, :, used:] *= IDLE_SHARE * bound / np.linalg.norm(idle, 2, axis=(1, 2))[:, None, None]
+    params = (
+        {"shift": jnp.zeros_like(actnorm["shift"]), "log_scale": jnp.full_like(actnorm["log_scale"], -math.log(scale))},
+        [
+            {**first, "weight": jnp.asarray(inward, dtype), "bias": jnp.zeros_like(first["bias"])},
+            {**second, "weight": jnp.asarray(outward, dtype), "bias": jnp.asarray(bias, dtype)},
+        ],
+    )
+    return settle(flow, params)
+
+
+def _options(flow: Flow) -> tuple[int, int, float]:
+    """Blocks, hidden units and Lipschitz constant of `jaxflows.flows.residual`; ValueError for another flow."""
+    layers = json.loads(flow.bijector.spec).get("layers", [])
+    body = layers[1].get("body", {}) if [layer["bijector"] for layer in layers] == ["actnorm", "scan_chain"] else {}
+    if body.get("bijector") != "residual_dense" or body["activation"] != "clipswish" or len(body["hidden"]) != 1:
+        raise ValueError(
+            "expected a flow of jaxflows.flows.residual with one hidden layer, the activation 'clipswish' and no logit: others "
+            f"cannot start at a Gaussian; got {flow.bijector.spec}"
+        )
+    return layers[1]["depth"], body["hidden"][0], body["coeff"]

@@ -1,0 +1,59 @@
+"""The Gaussian of pairwise covariances: what it converges to, complete data, and refusals."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jaxflows.data import mcar
+from jaxflows.metrics import fit_gaussian, fit_gaussian_pairs
+
+RNG = np.random.default_rng(0)
+COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 2.0, -0.5], [0.2, -0.5, 0.5]])
+ROWS = 3.0 + RNG.multivariate_normal(np.zeros(3), COVARIANCE, size=20_000)
+OBSERVED = mcar(len(ROWS), (3,), 0.4, seed=1)
+
+
+def test_of_complete_rows_it_is_the_gaussian():
+    ours = fit_gaussian_pairs(ROWS, np.ones(ROWS.shape, bool), ridge=1e-4)
+    theirs = fit_gaussian(ROWS, shrinkage=1e-4)
+    np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-9)
+    np.testing.assert_allclose(ours.factor, theirs.factor, atol=1e-4)
+
+
+def test_of_rows_missing_at_random_it_is_consistent_and_holes_do_not_matter():
+    ours = fit_gaussian_pairs(np.where(OBSERVED, ROWS, np.nan), OBSERVED, ridge=1e-6)
+    # 36 % of the rows have a given pair
+    error = 2.0 * np.sqrt(2.0 / (0.36 * len(ROWS)))
+    assert np.abs(ours.factor @ ours.factor.T - COVARIANCE).max() < 5 * error
+    assert np.abs(ours.mean - 3.0).max() < 5 * np.sqrt(2.0 / (0.6 * len(ROWS)))
+    other = fit_gaussian_pairs(np.where(OBSERVED, ROWS, 1e6), OBSERVED, ridge=1e-6)
+    assert np.array_equal(ours.factor, other.factor)
+
+
+def test_pairs_never_seen_together_constants_and_image_events():
+    rows = np.stack([RNG.standard_normal(50), np.full(50, 2.0), np.zeros(50), np.zeros(50)], axis=1).reshape(-1, 2, 2)
+    observed = np.ones(rows.shape, bool)
+    observed[::2, 0, 0] = False
+    observed[1::2, 1, 1] = False
+    gaussian = fit_gaussian_pairs(rows, observed)
+    assert gaussian.event_shape == (2, 2)
+    assert np.all(np.diag(gaussian.factor) > 0)
+    assert abs((gaussian.factor @ gaussian.factor.T)[0, 3]) < 1e-9
+    assert np.all(np.diag(fit_gaussian_pairs(np.ones((3, 2)), np.ones((3, 2), bool)).factor) > 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "observed", "options", "message"),
+    [
+        (ROWS, OBSERVED & np.array([True, False, True]), {}, "got none for column 1: nothing can be learnt"),
+        (np.where(np.arange(len(ROWS))[:, None] == 5, np.inf, ROWS), np.ones(ROWS.shape, bool), {}, "first in row 5"),
+        (ROWS[:1], OBSERVED[:1], {}, "at least two rows"),
+        (ROWS, OBSERVED[:, :2], {}, "mask of the data's shape"),
+        (ROWS, OBSERVED, {"ridge": 0.0}, "ridge > 0"),
+        (ROWS, OBSERVED, {"ridge": np.nan}, "ridge > 0"),
+    ],
+)
+def test_bad_input_is_refused(rows, observed, options, message):
+    with pytest.raises(ValueError, match=message):
+        fit_gaussian_pairs(rows, observed, **options)
