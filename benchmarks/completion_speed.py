@@ -4,14 +4,17 @@
     python -m benchmarks.completion_speed --quick    # one row, few steps; writes to runs/ in place of results/
 
 PL-MCMC (Cannella et al. 2021, with the log-determinants in its ratio) runs four chains a row until its scores have stopped
-falling, once as published and once with the widths that a pilot finds best. Its samples at any time are 64 of the second half
-of its chains. Ours is `complete` with the Gauss-Newton posterior, of 2, 4, ... 64 draws: the row 'ours' is the first that is at
-least as good as the better PL-MCMC in both scores, 'ours at 64' the last.
+falling, once as published and once with the widths of least CRPS after a pilot. Its samples at any time are 64 of the second
+half of its chains. Ours is `complete` without weights, from 1, 2, 3, 4 or 8 anchors and of 16 or 64 draws: the row 'ours' is
+the one of fewest evaluations that is no worse than the better PL-MCMC by more than one standard error in either score, by the
+differences of the same rows of the data. 'ours weighted' is 64 draws from one anchor, resampled by their weights.
 
 Row keys: system, missing, rmse, crps (both of the mean over rows' missing entries), evaluations (block evaluations of decodes,
-encodes and solves of all rows; exact Jacobians, which all need, are not counted but timed), seconds (of all rows, compilation
-left out), samples; of PL-MCMC also steps, acceptance, r_hat, ess and plateau_rmse, plateau_crps, of which the row is the first
-time within one hundredth, and more_evaluations, more_seconds: as many times ours.
+encodes and solves of all rows, and of the columns by which anchors are found; exact log-determinants of PL-MCMC's ratio and of
+weights are not counted but timed), seconds (of all rows, compilation left out), samples, anchors; more_rmse, more_crps and
+their standard errors: a row of the data's score less that of the better PL-MCMC; of PL-MCMC also steps, acceptance, r_hat, ess
+and plateau_rmse, plateau_crps, of which the row is the first time within one hundredth, and more_evaluations, more_seconds: as
+many times ours.
 """
 
 from __future__ import annotations
@@ -46,8 +49,10 @@ PUBLISHED = PlmcmcOptions(sigma_a=1e-3, sigma_p=0.05, sigma_r=1.0, independent=0
 # the law of the hidden entries does not depend on sigma_a
 TRIED = tuple(
     PlmcmcOptions(sigma_a, sigma_p, 1.0, 0.1)
-    for sigma_a, sigma_p in ((0.05, 0.02), (0.05, 0.05), (0.2, 0.1), (0.3, 0.3), (0.5, 0.3), (1.0, 0.3), (1.0, 0.5))
+    for sigma_a, sigma_p in ((0.05, 0.05), (0.2, 0.1), (0.3, 0.3), (0.5, 0.3), (1.0, 0.3))
 )
+# ways of ours: anchors and draws
+WAYS = tuple((anchors, samples) for anchors in (1, 2, 3, 4, 8) for samples in (16, SAMPLES))
 
 
 class Problem(NamedTuple):
@@ -67,6 +72,15 @@ class Problem(NamedTuple):
     measurements: NoisyMeasurement
 
 
+class Scores(NamedTuple):
+    """RMSE of the mean and CRPS over missing entries: pooled over rows, and of every row apart, (rows,)."""
+
+    rmse: float
+    crps: float
+    row_rmse: np.ndarray
+    row_crps: np.ndarray
+
+
 class Look(NamedTuple):
     """PL-MCMC at one time of its run."""
 
@@ -75,6 +89,7 @@ class Look(NamedTuple):
     crps: float
     evaluations: int
     seconds: float
+    scores: Scores
 
 
 def digits_problem(missing: float, count: int) -> Problem:
@@ -88,10 +103,11 @@ def digits_problem(missing: float, count: int) -> Problem:
     return Problem(flow, params, rows, observed, jax.tree.map(lambda *leaves: jnp.stack(leaves), *measured))
 
 
-def scores(problem: Problem, samples: np.ndarray) -> tuple[float, float]:
-    """RMSE of the mean, and CRPS, of (rows, S, d)."""
-    known = jnp.asarray(problem.rows), jnp.asarray(problem.observed)
-    return float(rmse_mean(jnp.asarray(samples), *known)), float(crps(jnp.asarray(samples), *known))
+def scores(problem: Problem, samples: np.ndarray) -> Scores:
+    """Of (rows, S, d)."""
+    known = tuple(jnp.asarray(part) for part in (samples, problem.rows, problem.observed))
+    each = [[float(score(*(part[i : i + 1] for part in known))) for i in range(len(samples))] for score in (rmse_mean, crps)]
+    return Scores(float(rmse_mean(*known)), float(crps(*known)), *map(np.asarray, each))
 
 
 def second_half(events: np.ndarray, most: int = SAMPLES) -> np.ndarray:
@@ -138,7 +154,7 @@ def run_plmcmc(problem: Problem, options: PlmcmcOptions, most_steps: int) -> tup
         acceptance.append(float(went.acceptance.mean()))
         events.append(np.asarray(went.events))
         found = scores(problem, second_half(np.concatenate(events, axis=2)))
-        looks.append(Look(CHUNK * len(events), *found, evaluations, seconds))
+        looks.append(Look(CHUNK * len(events), found.rmse, found.crps, evaluations, seconds, found))
     half = np.concatenate(events[len(events) // 2 :], axis=2)
     hidden = [jnp.asarray(half[i][..., ~observed[i]]) for i in range(len(rows))]
     return looks, {
@@ -165,8 +181,8 @@ def best_of_pilot(problem: Problem, steps: int) -> PlmcmcOptions:
     return min(TRIED, key=lambda options: run_plmcmc(problem, options, steps)[0][-1].crps)
 
 
-def plmcmc_row(system: str, problem: Problem, options: PlmcmcOptions, most_steps: int) -> dict[str, Any]:
-    """A run's plateau, and the first time it was within `IMPROVEMENT` of it in both scores."""
+def plmcmc_row(system: str, problem: Problem, options: PlmcmcOptions, most_steps: int) -> tuple[dict[str, Any], Scores]:
+    """A run's plateau, and the first time it was within `IMPROVEMENT` of it in both scores, with the scores of then."""
     looks, diagnostics = run_plmcmc(problem, options, most_steps)
     plateau = {score: min(getattr(look, score) for look in looks) for score in ("rmse", "crps")}
     near = [
@@ -178,22 +194,39 @@ def plmcmc_row(system: str, problem: Problem, options: PlmcmcOptions, most_steps
         "system": system, "rmse": look.rmse, "crps": look.crps, "evaluations": look.evaluations, "seconds": look.seconds,
         "samples": SAMPLES, "steps": look.steps, "steps_in_all": looks[-1].steps, "settled": has_settled(looks),
         **{f"plateau_{score}": value for score, value in plateau.items()}, **diagnostics, **options._asdict(),
-    }  # fmt: skip
+    }, look.scores  # fmt: skip
 
 
-def our_row(problem: Problem, samples: int) -> dict[str, Any]:
-    """`complete` with the default posterior, timed without compilation."""
-    key = jax.random.key(5)
-    arguments = (key, problem.flow, problem.params, problem.rows, problem.observed)
-    complete(*arguments, num_samples=samples, progress=False)
+def our_row(problem: Problem, anchors: int, samples: int, bar: Scores, *, weighted: bool = False) -> dict[str, Any]:
+    """`complete`, timed without compilation, and how far its scores are from the bar."""
+    call = functools.partial(
+        complete, jax.random.key(5), problem.flow, problem.params, problem.rows, problem.observed, num_samples=samples,
+        anchors=anchors, weighted=weighted, progress=False,
+    )  # fmt: skip
+    call()
     began = time.perf_counter()
-    done = complete(*arguments, num_samples=samples, progress=False)
+    done = call()
     seconds = time.perf_counter() - began
-    found = scores(problem, done.samples)
-    return {
-        "system": "ours", "rmse": found[0], "crps": found[1], "evaluations": int(done.info.evaluations.sum()),
-        "seconds": seconds, "samples": samples,
+    events = done.resampled(jax.random.key(7), samples) if weighted else done.solved()[0]
+    found = scores(problem, events)
+    row: dict[str, Any] = {
+        "system": "ours", "rmse": found.rmse, "crps": found.crps, "evaluations": int(done.info.evaluations.sum()),
+        "seconds": seconds, "samples": samples, "anchors": anchors,
     }  # fmt: skip
+    for score in ("rmse", "crps"):
+        more = getattr(found, f"row_{score}") - getattr(bar, f"row_{score}")
+        row |= {f"more_{score}": float(more.mean()), f"more_{score}_std_error": std_error(more)}
+    return row
+
+
+def std_error(values: np.ndarray) -> float:
+    """Of the mean; 0 of a single value."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
+
+
+def has_reached(row: dict[str, Any]) -> bool:
+    """Whether a row of ours is no worse than the bar by more than one standard error, in both scores."""
+    return all(row[f"more_{score}"] <= row[f"more_{score}_std_error"] for score in ("rmse", "crps"))
 
 
 def compared(missing: float, count: int, most_steps: int, pilot_steps: int) -> list[dict[str, Any]]:
@@ -201,15 +234,19 @@ def compared(missing: float, count: int, most_steps: int, pilot_steps: int) -> l
     problem = digits_problem(missing, count)
     # compiles the program that all runs share, whatever their options, and goes unused
     run_plmcmc(problem, PUBLISHED, CHUNK)
-    published = plmcmc_row("plmcmc_published", problem, PUBLISHED, most_steps)
-    tuned = plmcmc_row("plmcmc_tuned", problem, best_of_pilot(problem, pilot_steps), most_steps)
-    ours = [our_row(problem, samples) for samples in (2, 4, 8, 16, 32, SAMPLES)]
-    bar = {score: min(published[f"plateau_{score}"], tuned[f"plateau_{score}"]) for score in ("rmse", "crps")}
-    reached = [row for row in ours if all(row[score] <= least for score, least in bar.items())]
-    first = reached[0] if reached else ours[-1]
-    for row in (published, tuned):
+    published, tuned = (
+        plmcmc_row(system, problem, options, most_steps)
+        for system, options in (("plmcmc_published", PUBLISHED), ("plmcmc_tuned", best_of_pilot(problem, pilot_steps)))
+    )
+    bar = min((published[1], tuned[1]), key=lambda found: found.crps)
+    ours = sorted((our_row(problem, *way, bar) for way in WAYS), key=lambda row: row["evaluations"])
+    first = next((row for row in ours if has_reached(row)), ours[-1])
+    rows = [published[0], tuned[0]]
+    for row in rows:
         row |= {f"more_{cost}": row[cost] / first[cost] for cost in ("evaluations", "seconds")}
-    rows = [published, tuned, first | {"reached": bool(reached)}, ours[-1] | {"system": f"ours at {SAMPLES}"}]
+    rows.append(first | {"reached": has_reached(first)})
+    rows += [row | {"system": f"ours, {row['anchors']} anchors, {row['samples']} draws"} for row in ours]
+    rows.append(our_row(problem, 1, SAMPLES, bar, weighted=True) | {"system": "ours weighted"})
     return [{"missing": missing, "rows": count, **row} for row in rows]
 
 

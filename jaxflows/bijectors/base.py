@@ -26,10 +26,10 @@ class SolveInfo(NamedTuple):
         steps: iterations taken.
         converged: whether ``residual`` met the tolerance.
         evaluations: block evaluations spent: one network applied once, or a layer without one and its check; a JVP or VJP
-            counts as two. The inner fixed point of an inversion counts each of its steps. The same fixed point inside a
-            forward pass does not: a pass counts `Bijector.blocks` whatever its layers, one a block, because ``transform``
-            returns no report. A pass through an inverted residual block costs more than its count, therefore; a sweep,
-            which solves nothing inside, does not.
+            counts as two, and K columns of one Jacobian, which share the pass of their event, as K + 1. The inner fixed point
+            of an inversion counts each of its steps. The same fixed point inside a forward pass does not: a pass counts
+            `Bijector.blocks` whatever its layers, one a block, because ``transform`` returns no report. A pass through an
+            inverted residual block costs more than its count, therefore; a sweep, which solves nothing inside, does not.
     """
 
     residual: jax.Array

@@ -157,7 +157,7 @@ def gauss_newton_reference(
         tangent = end.columns @ spread
         if partition == "average":
             split = average_split(flow, params, where, y, spread, tangent)
-            evaluations += 2 * PILOT_PAIRS * flow.bijector.blocks * (2 * where.slots.size + 1)
+            evaluations += 2 * PILOT_PAIRS * flow.bijector.blocks * (where.slots.size + 1)
         else:
             split = split_latent(partition, where, tangent)
         x = end.x if split.rotation is None else split.rotation @ end.x
@@ -208,5 +208,6 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
             y, zeros(y.size), zeros((y.size, slots)), zeros((slots, slots)), zeros(slots), zeros(()), count, moving
         )
         end = jax.lax.while_loop(unfinished, body, begin)
-    per_step = flow.bijector.blocks * (2 * where.slots.size + len(STEP_LENGTHS) + 1)
+    # the columns of a Jacobian share one pass
+    per_step = flow.bijector.blocks * (where.slots.size + 1 + lengths.size)
     return end, end.steps * per_step
