@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflows.conditional.diagnostics import resample
+from jaxflows.conditional.diagnostics import resample, weight_report
 from jaxflows.conditional.measured_rows import MeasuredRows
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
@@ -72,6 +72,32 @@ class Completion(NamedTuple):
         keys = jax.random.split(key, len(self.samples))
         pick = jax.vmap(lambda k, s, w: resample(k, s, w, num_samples))
         return np.asarray(pick(keys, jnp.asarray(self.samples), jnp.asarray(self.log_weights)))
+
+    def reweighted(self, log_factors: np.ndarray) -> Completion:
+        """The same draws, weighed for a posterior that has another factor: p(y) p(seen | y) in place of p(y).
+
+        Such as log p(mask | y) where the mask tells of the values (`jaxflows.networks.self_masking`), or of a measurement
+        with noise beside the entries observed. Bounds, effective sample size and Pareto k are those of the new weights,
+        where the old ones were known; mean and std stay those of the draws themselves.
+
+        Args:
+            log_factors: (rows, S), in nats.
+
+        Raises:
+            ValueError: another shape, or NaN for a draw that was solved.
+        """
+        factors = np.asarray(log_factors)
+        if factors.shape != self.log_weights.shape:
+            raise ValueError(f"expected log_factors of shape {self.log_weights.shape}; got {factors.shape}")
+        solved = np.isfinite(self.log_weights)
+        if np.isnan(factors[solved]).any():
+            raise ValueError("expected a log_factors of every solved draw; got NaN")
+        log_weights = np.where(solved, self.log_weights + factors, self.log_weights)
+        report = jax.vmap(weight_report)(jnp.asarray(log_weights))
+        known = {name: getattr(self.info, name) for name in report._fields}
+        fresh = {name: np.where(np.isnan(old), old, getattr(report, name)) for name, old in known.items() if name != "pareto_k"}
+        fresh["pareto_k"] = np.where(np.isnan(known["bound"]), known["pareto_k"], report.pareto_k)
+        return self._replace(log_weights=log_weights, info=self.info._replace(**fresh))
 
     def solved(self) -> tuple[np.ndarray, np.ndarray]:
         """The draws with those whose constraint was not solved replaced by the row's others in turn.

@@ -7,6 +7,7 @@ from typing import NamedTuple
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised
 from jaxflows.networks.prediction_head import PredictionHead
+from jaxflows.networks.self_masking import SelfMasking
 
 
 class IncompleteModel(NamedTuple):
@@ -17,11 +18,13 @@ class IncompleteModel(NamedTuple):
         posterior: q; ``jaxflows.complete(key, flow, model.params, rows, observed, posterior=model.posterior)`` draws from
             it, solves and weighs, and with ``fit_steps`` above 0 refines it row by row first.
         head: the classifier on the latents; None when no labels were given.
+        mask: the model of the mask given the data; None when it was not asked for.
     """
 
     params: Params
     posterior: Amortised
     head: PredictionHead | None
+    mask: SelfMasking | None = None
 
     @property
     def network_params(self) -> Params:

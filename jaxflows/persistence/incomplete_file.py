@@ -9,6 +9,7 @@ from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import network_from
+from jaxflows.networks.self_masking import SelfMasking
 from jaxflows.persistence.inference_part import describe_inference, inference_arrays
 from jaxflows.persistence.model_file import Contents, ModelFileError, check_saved, read_file, write_file
 
@@ -67,7 +68,8 @@ def load_incomplete(path: str | os.PathLike[str]) -> tuple[Flow, IncompleteModel
 
 def incomplete_model(contents: Contents) -> IncompleteModel:
     """The model of a file that has an inference network."""
-    network = network_from({name: value for name, value in contents.inference.items() if name != "classes"})
+    network = network_from({name: value for name, value in contents.inference.items() if name not in ("classes", "mask")})
     beside = contents.beside
     posterior = Amortised(network, beside["network"], beside["centre"], beside["spread"])
-    return IncompleteModel(contents.params, posterior, beside.get("head"))
+    masking = SelfMasking(beside["mask"], beside["centre"], beside["spread"]) if "mask" in beside else None
+    return IncompleteModel(contents.params, posterior, beside.get("head"), masking)

@@ -17,26 +17,31 @@ from jaxflows.networks.prediction_head import PredictionHead, fresh_head
 def describe_inference(model: IncompleteModel) -> dict[str, Any]:
     """The network by name and options, and how many classes the head knows; raises ValueError for a foreign network."""
     head = {} if model.head is None else {"classes": int(model.head.params["weight"].shape[-1])}
-    return {**describe_network(model.posterior.network), **head}
+    return {**describe_network(model.posterior.network), **head, **({} if model.mask is None else {"mask": "self_masking"})}
 
 
 def inference_arrays(model: IncompleteModel) -> dict[str, Any]:
     """Every array of a model but the flow's."""
     posterior = model.posterior
     arrays = {"network": posterior.params, "centre": posterior.centre, "spread": posterior.spread}
-    return arrays if model.head is None else {**arrays, "head": model.head}
+    head = {} if model.head is None else {"head": model.head}
+    # what it standardises by is the network's
+    return {**arrays, **head, **({} if model.mask is None else {"mask": model.mask.params})}
 
 
 def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, Any]:
     """Shapes and dtypes of `inference_arrays`; raises ValueError or TypeError where the description makes no sense."""
     options = dict(inference)
-    classes = options.pop("classes", None)
+    classes, mask = options.pop("classes", None), options.pop("mask", None)
+    if mask not in (None, "self_masking"):
+        raise ValueError(f"expected a model of the mask that is 'self_masking'; got {mask!r}")
     dtype = jnp.result_type(float)
     event = jax.ShapeDtypeStruct(flow.event_shape, dtype)
     arrays = {
         "network": network_template(network_from(options), flow.event_shape, dtype),
         "centre": event,
         "spread": event,
+        **({} if mask is None else {"mask": {"intercept": event, "slope": event}}),
     }
     if classes is None:
         return arrays

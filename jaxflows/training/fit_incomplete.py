@@ -19,6 +19,7 @@ from jaxflows.data.incomplete_rows import check_columns, median_filling, noisy_f
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import fresh_network, inference_network
 from jaxflows.networks.prediction_head import PredictionHead, fresh_head, weighted_moments
+from jaxflows.networks.self_masking import SelfMasking, fresh_self_masking
 from jaxflows.sharding import Devices
 from jaxflows.solvers.equation import ConstraintSolver
 from jaxflows.solvers.robust import quick_solver
@@ -66,6 +67,7 @@ def fit_incomplete(
     *,
     labels: Any = None,
     head_weight: float = 1.0,
+    mask_model: str | None = None,
     params: Params | None = None,
     network: Any = None,
     estimator: str | GradientEstimator = "nlade",
@@ -108,6 +110,9 @@ def fit_incomplete(
         observed: (n, *event_shape) boolean, True where observed. A row with nothing observed is skipped and counted.
         labels: (n,) integers from 0, or -1 where unknown: train a classifier on the latents, beside the rest.
         head_weight: of its cross-entropy in nats a row, beside the bound in nats a dimension.
+        mask_model: 'self_masking' where the chance of an entry to be missing may depend on its own value
+            (`jaxflows.networks.self_masking`): ``model.mask`` is trained beside the rest, and the bound becomes one on
+            log p(y_observed, mask). Without one the mask is taken to depend on nothing that is missing.
         params: where the flow starts; None for ``flow.init`` followed by data-dependent initialisation on a first batch
             whose holes hold the median and noise.
         network: a flax module as in `jaxflows.networks.inference_network`; None for the default there.
@@ -150,6 +155,8 @@ def fit_incomplete(
         raise ValueError(f"expected num_samples >= 1, validation_samples >= 1; got {num_samples}, {validation_samples}")
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
+    if mask_model not in (None, "self_masking"):
+        raise ValueError(f"expected mask_model to be None or 'self_masking'; got {mask_model!r}")
     gradient = gradient_estimator(estimator)
     solver = quick_solver(False) if solver is None else solver
     k_init, k_split, k_order, k_step, k_validation, k_head = jax.random.split(key, 6)
@@ -175,6 +182,8 @@ def fit_incomplete(
     start, posterior = _start(k_init, flow, rows, order.epoch(0)[0], params, network, noise, dtype)
     if labels is not None:
         start["head"] = fresh_head(flow.size, classes)
+    if mask_model is not None:
+        start["mask"] = fresh_self_masking(rows.observed, dtype)
 
     def loss(
         gradient: GradientEstimator | None, samples: int, parts: int, precision: str | None
@@ -189,7 +198,7 @@ def fit_incomplete(
 
         def held_out_loss(parts: int) -> Callable[[jax.Array, Any, IncompleteBatch], jax.Array]:
             bound = loss(None, validation_samples, parts, None)
-            return lambda k, p, batch: bound(k, {"flow": p["flow"], "network": p["network"]}, batch)["loss"]
+            return lambda k, p, batch: bound(k, {name: part for name, part in p.items() if name != "head"}, batch)["loss"]
 
         validate = mean_loss(
             options, held_out_loss, k_validation, start, held_out.batch(dtype), len(held_out.values), order.batch_size
@@ -204,7 +213,8 @@ def fit_incomplete(
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"),
         **held_out.digests("held_out"), "network": repr(posterior.network), "num_samples": num_samples,
-        "validation_samples": validation_samples, "head_weight": head_weight, **options.description(key, order),
+        "validation_samples": validation_samples, "head_weight": head_weight,
+        "mask_model": mask_model, **options.description(key, order),
     }  # fmt: skip
     state = options.state(start, transformation)
     ended = run(options, order, state, step, rows.batch(dtype), validate, description, "fit incomplete")
@@ -240,7 +250,8 @@ def fit_incomplete(
         empty_rows=skipped,
         labelled_rows=int(np.sum(rows.labels >= 0)),
     )
-    return IncompleteModel(settled, posterior, head), report
+    masking = SelfMasking(ended.params["mask"], posterior.centre, posterior.spread) if mask_model is not None else None
+    return IncompleteModel(settled, posterior, head, masking), report
 
 
 def _start(

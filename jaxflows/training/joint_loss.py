@@ -27,6 +27,7 @@ from jaxflows.log_det.estimators import power_series
 from jaxflows.log_det.lanczos import stochastic_lanczos
 from jaxflows.networks.half_precision import HalfPrecision
 from jaxflows.networks.prediction_head import head_loss
+from jaxflows.networks.self_masking import SelfMasking
 from jaxflows.observation import mask
 from jaxflows.precision import at_precision
 from jaxflows.sharding import by_rows
@@ -150,7 +151,8 @@ def joint_loss(
         parts: micro-batches that each device takes its rows in.
         precision: of products outside of solves, as in `jaxflows.fit_incomplete`.
 
-    The parameters are a dictionary of the "flow"'s, the "network"'s and, where there is one, the "head"'s.
+    The parameters are a dictionary of the "flow"'s, the "network"'s and, where there are any, the "head"'s and those of the
+    model of the "mask", with which the bound is one on log p(y_observed, mask).
     """
     half = precision == "bfloat16"
     posterior = posterior._replace(network=HalfPrecision(posterior.network)) if half else posterior
@@ -170,7 +172,11 @@ def joint_loss(
             parts=parts,
         )  # fmt: skip
         solved = drawn.info.converged
-        bound = jnp.sum(jnp.where(solved, drawn.log_weight, 0.0)) / jnp.maximum(jnp.sum(solved), 1)
+        log_weights = drawn.log_weight
+        if "mask" in params:
+            masking = SelfMasking(params["mask"], posterior.centre, posterior.spread)
+            log_weights = log_weights + jax.vmap(jax.vmap(masking.log_prob, (0, None)))(drawn.y, batch.observed)
+        bound = jnp.sum(jnp.where(solved, log_weights, 0.0)) / jnp.maximum(jnp.sum(solved), 1)
         losses = {
             "loss": -bound / flow.size,
             "bound": bound / flow.size,

@@ -32,6 +32,14 @@ def test_weights_undo_a_wrong_proposal_and_directions_without_spread_are_left_ou
     assert standardised_errors(known, draws, np.zeros(8000))["z_covariance"] > 5
 
 
+def test_where_nothing_is_free_the_worst_error_of_a_sample_counts():
+    known = Known(np.ones(2), 1e-12 * np.eye(2), 0.0, before=4.0)
+    row = standardised_errors(known, np.array([[1.0, 1.0], [1.0, 1.2]]), np.zeros(2))
+    np.testing.assert_allclose(row.pop("error_mean"), 0.1)
+    assert np.isnan(list(row.values())).all()
+    assert np.isnan(two_sample(known, np.ones((2, 2)), np.zeros(2), np.random.default_rng(0))["two_sample_p"])
+
+
 def test_the_two_sample_test_passes_exact_draws_and_sees_more_than_moments():
     rng = np.random.default_rng(0)
     known = Known(np.array([1.0, -1.0, 0.5]), FACTOR @ FACTOR.T, 0.0)
