@@ -79,6 +79,22 @@ def test_weights_of_an_affine_flow_average_to_its_evidence():
     np.testing.assert_array_equal(draws.samples[:, seen], np.broadcast_to(y[seen], (400, 2)))
 
 
+@pytest.mark.long
+def test_without_weights_the_modes_are_shared_out_by_their_evidence_and_less_is_solved():
+    row, observed = np.array([[2.0, np.nan]], np.float32), np.array([[True, False]])
+    _, upper_share = quadrature()
+    options = {"num_samples": 400, "anchors": 6, "progress": False}
+    plain = complete(KEY, *parabola(), row, observed, weighted=False, **options)
+    # Laplace's shares, of modes that are nearly Gaussian
+    upper = plain.samples[0, :, 1] > MIDDLE
+    assert abs(upper.mean() - upper_share) < 5 * np.sqrt(upper_share * (1 - upper_share) / 400) + 0.05
+    assert (plain.samples[0, :, 0] == 2.0).all()
+    assert np.isnan(plain.info.ess[0])
+    assert set(plain.log_weights[0]) <= {0.0, -np.inf}
+    weighed = complete(KEY, *parabola(), row, observed, **options)
+    assert plain.info.evaluations[0] < 0.5 * weighed.info.evaluations[0]
+
+
 def test_anchors_are_checked():
     row, observed = np.zeros((1, 2), np.float32), np.array([[True, False]])
     with pytest.raises(ValueError, match="expected anchors >= 1; got 0"):
