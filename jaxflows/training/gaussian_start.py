@@ -32,6 +32,9 @@ from jaxflows.training.step import settle
 # of the first layer's norm, what hidden units get that the Gaussian leaves unused
 IDLE_SHARE = 0.5
 
+# variances are taken no smaller than this, relative to the largest
+LEAST_VARIANCE = 1e-12
+
 
 def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
     """Parameters of a dense residual flow under which its density is, about, that of a Gaussian.
@@ -48,7 +51,7 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
         components, stretched as far as they can be.
 
     Raises:
-        ValueError: another flow, or a Gaussian of other events.
+        ValueError: another flow, or a Gaussian of other events or without any variance.
 
     Cost: O(d^3), once.
 
@@ -61,6 +64,9 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
     if tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
     variances, vectors = np.linalg.eigh(np.asarray(gaussian.factor, float) @ np.asarray(gaussian.factor, float).T)
+    if not variances[-1] > 0:
+        raise ValueError(f"expected a Gaussian with a variance above 0; got {variances[-1]}")
+    variances = np.maximum(variances, LEAST_VARIANCE * variances[-1])
     used = min(hidden, flow.size)
     # with all entries the scale of least |delta|; with principal components what the others have left
     left = variances[: flow.size - used]

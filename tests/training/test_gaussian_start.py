@@ -89,6 +89,14 @@ def test_other_flows_are_refused(flow):
         jf.gaussian_start(KEY, flow, gaussian(3))
 
 
+def test_a_singular_gaussian_is_taken_and_one_without_variance_refused():
+    flow = jf.flows.residual(event_shape=(2,), blocks=4, hidden=2)
+    params = jf.gaussian_start(KEY, flow, Gaussian((2,), np.zeros(2), np.diag([1.0, 0.0])))
+    assert np.isfinite(log_densities(flow, params, np.zeros((1, 2)))).all()
+    with pytest.raises(ValueError, match=r"a variance above 0; got 0\.0"):
+        jf.gaussian_start(KEY, flow, Gaussian((2,), np.zeros(2), np.zeros((2, 2))))
+
+
 def test_another_event_is_refused():
     with pytest.raises(ValueError, match=r"events \(4,\); got \(3,\)"):
         jf.gaussian_start(KEY, jf.flows.residual(event_shape=(4,)), gaussian(3))
