@@ -25,8 +25,8 @@ t test whether it is below zero. The paper's own figures, of another flow, come 
 Log-determinants of convolutions cannot be taken exactly at this size, 3,072 Jacobian columns a block. Weights, bounds and
 PL-MCMC's ratio take those of a power series with probes that never change (`jaxflows.flows.fixed_probes`); the fit's gradients,
 by NLADE, do not need them. Dense blocks have them exactly, by as many columns as they have hidden units (--terms 0). Batches of
-images are worked one after another; each image's scores are kept in --run-dir, and a second
-start goes on from there. Writes cifar_centre.json and cifar_centre.png.
+images are worked one after another; each image's scores are kept in --run-dir, and a second start goes on from there. Writes
+cifar_centre.json and cifar_centre.png.
 """
 
 from __future__ import annotations
@@ -199,12 +199,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--fit-steps", type=int, default=500, help="of ours_householder")
     parser.add_argument("--chain-steps", type=int, default=2000, help="of each of PL-MCMC's chains")
     parser.add_argument("--draws", type=int, default=16)
-    parser.add_argument(
-        "--terms",
-        type=int,
-        default=16,
-        help="of fixed probes; 0 for exact log-determinants (dense flows)",
-    )
+    parser.add_argument("--terms", type=int, default=16, help="of fixed probes; 0 for exact log-determinants (dense flows)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS, help="some; kept ones need no second run")
     parser.add_argument("--run-dir", type=Path, default=Path("runs/cifar_centre"))
     parser.add_argument("--output-dir", type=Path, default=RESULTS, help="of the results file and the picture")

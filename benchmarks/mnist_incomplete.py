@@ -1,6 +1,6 @@
 """Learning MNIST from digits with holes and completing the test digits: ours beside other systems and the published tables.
 
-    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 15 minutes on two quiet cores
+    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 20 minutes on two quiet cores
     python -m benchmarks.mnist_incomplete                            # all five rates
     python -m benchmarks.mnist_incomplete --full --only ours         # made for 25 minutes of an H100; alone on it
     python -m benchmarks.mnist_incomplete --quick                    # some rows and steps; written to runs/
@@ -15,8 +15,8 @@ trained on the incomplete digits) and accuracy_complete_classifier (of the compl
 `misgan-mnist-fid`, trained on complete digits);
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
 False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel; ours models the pixel
-plus N(0, 0.05^2), and is asked for that); train_seconds, step_seconds, device; training_rows, test_rows. Published rows have a
-source and no seed.
+plus N(0, 0.05^2), and is asked for that); train_seconds, step_seconds, device; training_rows (of ours those of its Gaussian:
+scaled, the flow trains on the first 3,000), test_rows. Published rows have a source and no seed.
 """
 
 from __future__ import annotations

@@ -84,19 +84,21 @@ class Completion(NamedTuple):
             log_factors: (rows, S), in nats.
 
         Raises:
-            ValueError: another shape, or NaN for a draw that was solved.
+            ValueError: another shape, or NaN or plus infinity for a draw that was solved.
         """
         factors = np.asarray(log_factors)
         if factors.shape != self.log_weights.shape:
             raise ValueError(f"expected log_factors of shape {self.log_weights.shape}; got {factors.shape}")
         solved = np.isfinite(self.log_weights)
-        if np.isnan(factors[solved]).any():
-            raise ValueError("expected a log_factors of every solved draw; got NaN")
+        bad = factors[solved & ~(factors < np.inf)]
+        if bad.size:
+            raise ValueError(
+                f"expected log_factors below infinity for every solved draw; got {'NaN' if np.isnan(bad[0]) else 'inf'}"
+            )
         log_weights = np.where(solved, self.log_weights + factors, self.log_weights)
         report = jax.vmap(weight_report)(jnp.asarray(log_weights))
-        known = {name: getattr(self.info, name) for name in report._fields}
-        fresh = {name: np.where(np.isnan(old), old, getattr(report, name)) for name, old in known.items() if name != "pareto_k"}
-        fresh["pareto_k"] = np.where(np.isnan(known["bound"]), known["pareto_k"], report.pareto_k)
+        unknown = np.isnan(self.info.bound)
+        fresh = {name: np.where(unknown, getattr(self.info, name), new) for name, new in report._asdict().items()}
         return self._replace(log_weights=log_weights, info=self.info._replace(**fresh))
 
     def solved(self) -> tuple[np.ndarray, np.ndarray]:

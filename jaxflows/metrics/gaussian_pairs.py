@@ -22,7 +22,7 @@ def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, ridge: float =
         ridge: of the covariance, relative to the mean variance. 0.011 is for MNIST, half of whose pixels are missing.
 
     Returns:
-        The Gaussian, its factor lower triangular. A pair that was never observed together has covariance 0.
+        The Gaussian, its factor lower triangular. A pair never observed together enters with covariance 0.
 
     Raises:
         ValueError: fewer than two rows, shapes that differ, values that are not finite where observed, a column never observed,

@@ -7,8 +7,8 @@ With C = U diag(lambda) U^T and a scale s, L blocks of h(u) = U diag(delta) U^T 
 the symmetric whitening. A block has as many directions as hidden units; of the others s^2 is the mean variance, which is
 probabilistic principal components (Tipping and Bishop 1999). clipswish makes the map linear: it returns p(t) and
 p(t) - t / 1.1044, whose difference by weights B and -B is t B / 1.1044. The certified constant of the pair is sqrt(2) times the
-map's own, which leaves |delta| <= 0.6: in eight blocks deviations
-may differ 65,000-fold, and of principal components exceed s 1,500-fold.
+map's own, which leaves |delta| <= 0.6 (0.5 with idle units): in eight blocks deviations may differ 65,000-fold, and of
+principal components exceed s 1,500-fold.
 
 Source: ours.
 """

@@ -66,6 +66,8 @@ def test_completions_are_reweighted_by_the_chance_to_be_missing(model):
         done.reweighted(np.zeros(40))
     with pytest.raises(ValueError, match="got NaN"):
         done.reweighted(np.full((40, 64), np.nan))
+    with pytest.raises(ValueError, match="got inf"):
+        done.reweighted(np.full((40, 64), np.inf))
 
 
 def test_its_likelihood_is_that_of_independent_logistic_chances():
