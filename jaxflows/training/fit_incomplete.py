@@ -41,7 +41,8 @@ class IncompleteReport(NamedTuple):
 
     Attributes:
         run: losses, validations, steps and time. A loss is -L(q) / d in nats per dimension, a bound from above on
-            -mean log p(y_observed) / d (with the mask's where it is modelled), with the head's weighted cross-entropy added in training but not in validation.
+            -mean log p(y_observed) / d, of y_observed and mask where the mask is modelled, with the head's weighted
+            cross-entropy added in training but not in validation.
         exact: whether the log-determinants in the losses are exact values, as they are for small events, or estimates.
         unconverged: (steps,) share of each step's draws whose constraint was not solved: they carried no gradient.
         evaluations: (steps,) mean block evaluations of a constraint solve.
