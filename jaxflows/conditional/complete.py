@@ -42,6 +42,7 @@ class _Settings(NamedTuple):
     anchors: int
     mesh: Mesh | None
     weighted: bool
+    antithetic: bool
 
 
 class _Batch(NamedTuple):
@@ -59,7 +60,7 @@ def _draw_rows(settings: _Settings, solver: ConstraintSolver, params: Params, ba
         return draw_samples(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
             posterior=settings.posterior, fitted=fit, solver=solver, max_hidden=settings.max_hidden,
-            weighted=settings.weighted,
+            weighted=settings.weighted, antithetic=settings.antithetic,
         )  # fmt: skip
 
     every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(*rows), settings.mesh)
@@ -72,6 +73,7 @@ def _draw_mixtures(settings: _Settings, solver: ConstraintSolver, params: Params
         return draw_mixture(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
             anchors=settings.anchors, solver=solver, max_hidden=settings.max_hidden, weighted=settings.weighted,
+            antithetic=settings.antithetic,
         )  # fmt: skip
 
     # one row at a time: its anchors and draws are a batch already
@@ -92,6 +94,7 @@ def complete(
     partition: str = "auto",
     anchors: int = 1,
     weighted: bool = True,
+    antithetic: bool = False,
     resume: Completion | None = None,
     progress: bool = True,
     devices: Devices = None,
@@ -122,6 +125,9 @@ def complete(
             tangent partition, for as many times the work.
         weighted: whether draws are weighed, which is most of the work where events are large. If not, ``log_weights`` are 0
             for solved draws, so that they count alike, and bounds and effective sample sizes NaN.
+        antithetic: draw in pairs, eta and -eta about the posterior's middle. Each draw has the law it had; of a pair the
+            errors of a mean cancel, all of them where the flow is affine, so that ``mean`` is that of many more draws.
+            Within a pair draws depend on each other: leave it off where they are taken for independent.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -156,7 +162,7 @@ def complete(
     max_hidden = hidden_slots(measured, flow.size)
     settings = _Settings(
         flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh,
-        weighted,
+        weighted, antithetic,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares

@@ -14,27 +14,21 @@ stands for G^HH. The columns of Q = A C^{-T} are orthonormal, and scale = T Q.
 
 from __future__ import annotations
 
-import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, no_work
-from jaxflows.conditional.hidden import Hidden, hidden_columns
+from jaxflows.conditional.anchor_search import SMALL_DECREASE, find_anchor
+from jaxflows.conditional.hidden import Hidden
 from jaxflows.conditional.partition import PILOT_PAIRS, average_split, in_event_coordinates, split_latent
 from jaxflows.flows import Flow
 from jaxflows.solvers.boundary_sweep import hold_ends, sweep
 from jaxflows.solvers.equation import trace
 
-# lengths tried along a Gauss-Newton direction, all in one batched encode
-STEP_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03)
-
 # plain sweeps from which the search for the anchor starts
 ROUGH_SWEEPS = 8
-
-# the decrease of |x|^2 / 2, in nats, under which a Gauss-Newton step is taken to first order and ends the search
-SMALL_DECREASE = 1e-2
 
 
 class Reference(NamedTuple):
@@ -63,19 +57,6 @@ class Reference(NamedTuple):
     overlap: jax.Array
     partition: jax.Array
     info: SolveInfo
-
-
-class Linearised(NamedTuple):
-    """An event of the search for the anchor and its linearisation: columns A, factor C of A^T A = C C^T, half C^{-1} A^T x."""
-
-    y: jax.Array
-    x: jax.Array
-    columns: jax.Array
-    factor: jax.Array
-    half: jax.Array
-    decrease: jax.Array
-    steps: jax.Array
-    moving: jax.Array
 
 
 def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -135,19 +116,20 @@ def gauss_newton_reference(
         where: the hidden subspace, K slots.
         y_observed: (*event,), its hidden part zero.
         partition: of the latent, 'same', 'volume', 'tangent', 'average' or 'auto' (`jaxflows.conditional.partition`).
-        max_steps: Gauss-Newton steps at most.
+        max_steps: Gauss-Newton steps and linearisations at most.
         begin: (*event,), the completion from which the anchor is searched for; `rough_completion` when None.
 
     Returns:
         The reference. ``info`` says whether the anchor was found: ``residual`` is the predicted decrease of |x|^2 / 2
-        still to be had. Cost: a step takes K JVPs of ``encode`` and O(d K^2) arithmetic.
+        still to be had. Cost: `jaxflows.conditional.anchor_search.find_anchor`, most often two linearisations of K JVPs of
+        ``encode`` and O(d K^2) arithmetic each.
     """
     if begin is None:
         begin, evaluations = rough_completion(flow, params, where, y_observed)
     else:
         evaluations = jnp.zeros((), jnp.int32)
-    end, spent = find_anchor(flow, params, where, begin, max_steps)
-    evaluations = evaluations + spent
+    end = find_anchor(flow, params, where, begin, max_steps)
+    evaluations = evaluations + end.evaluations
     with jax.default_matmul_precision("highest"):
         identity = jnp.eye(where.slots.size, dtype=y_observed.dtype)
         spread = jax.scipy.linalg.solve_triangular(end.factor.T, identity, lower=False)
@@ -169,45 +151,3 @@ def gauss_newton_reference(
     return Reference(
         mean, split.scale, log_det, y, spread, spread @ split.inverse_scale, rotation, split.overlap, split.partition, report
     )
-
-
-def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_steps: int) -> tuple[Linearised, jax.Array]:
-    """The completion of least latent norm near y, a completion, its linearisation, and the block evaluations spent."""
-    border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y.dtype))
-    lengths = jnp.asarray((0.0, *STEP_LENGTHS), y.dtype)
-
-    def half_norm(y: jax.Array) -> jax.Array:
-        return 0.5 * jnp.sum(flow.encode(params, y) ** 2)
-
-    def unfinished(carry: Linearised) -> jax.Array:
-        return carry.moving
-
-    def body(carry: Linearised) -> Linearised:
-        x, columns = hidden_columns(flow, params, where, carry.y)
-        x = where.observation.to_coordinates(x).reshape(-1)
-        normal = columns.T @ columns + border
-        # rounding alone must not make it indefinite
-        ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.max(jnp.diagonal(normal))
-        factor = jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
-        half = jax.scipy.linalg.solve_triangular(factor, columns.T @ x, lower=True)
-        decrease = 0.5 * jnp.sum(half**2)
-        direction = where.expand(-jax.scipy.linalg.solve_triangular(factor.T, half, lower=False))
-        candidates = carry.y + lengths.reshape((-1,) + (1,) * carry.y.ndim) * direction
-        values = jax.vmap(half_norm)(candidates)
-        best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        # the event stays where it was linearised when the search stops
-        moving = (decrease > SMALL_DECREASE) & (best > 0) & (carry.steps + 1 < max_steps)
-        y = jnp.where(moving, candidates[best], carry.y)
-        return Linearised(y, x, columns, factor, half, decrease, carry.steps + 1, moving)
-
-    with jax.default_matmul_precision("highest"):
-        slots = where.slots.size
-        zeros = functools.partial(jnp.zeros, dtype=y.dtype)
-        count, moving = jnp.zeros((), jnp.int32), jnp.ones((), bool)
-        begin = Linearised(
-            y, zeros(y.size), zeros((y.size, slots)), zeros((slots, slots)), zeros(slots), zeros(()), count, moving
-        )
-        end = jax.lax.while_loop(unfinished, body, begin)
-    # the columns of a Jacobian share one pass
-    per_step = flow.bijector.blocks * (where.slots.size + 1 + lengths.size)
-    return end, end.steps * per_step

@@ -29,7 +29,7 @@ from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference,
 from jaxflows.conditional.hidden import Hidden, hidden
 from jaxflows.conditional.partition import framed
 from jaxflows.conditional.posteriors import gauss_newton, hidden_normal_log_prob
-from jaxflows.conditional.sample import Draws, solves_in_all
+from jaxflows.conditional.sample import Draws, in_pairs, solves_in_all, standard_normals
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision
@@ -61,6 +61,7 @@ def draw_mixture(
     solver: ConstraintSolver | None = None,
     max_hidden: int | None = None,
     weighted: bool = True,
+    antithetic: bool = False,
 ) -> Draws:
     """Draw completions of ONE observation around several anchors and weigh them; a pure function.
 
@@ -74,7 +75,7 @@ def draw_mixture(
         anchors: M, places from which an anchor is searched for.
         solver: the constraint solver; when None `jaxflows.solvers.robust.thorough_solver`.
         max_hidden: static bound on the hidden coordinates; the event's size when None.
-        weighted: as in `jaxflows.conditional.sample.draw_samples`.
+        weighted, antithetic: as in `jaxflows.conditional.sample.draw_samples`; the draws of a pair share their anchor.
 
     Returns:
         The draws; ``anchor`` is that of the largest share, ``overlap`` the least. The partition is the tangent at each
@@ -118,16 +119,20 @@ def draw_mixture(
         return Draws(events, log_weights, references.anchor[best], references.partition[best], overlap, report, solve)
 
     wide = num_samples // WIDE_ONE_IN if weighted else 0
+    if antithetic:
+        # no pair is torn
+        wide -= min(wide, (num_samples - wide) % 2)
     narrow = num_samples - wide
     k_narrow, k_wide = jax.random.split(k_share)
-    eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
-    chosen = _anchors_of(k_narrow, log_share, narrow)
+    eps = standard_normals(k_draw, num_samples, flow, where, y_observed.dtype, antithetic)
+    chosen = _anchors_of(k_narrow, log_share, narrow, antithetic)
     events, infos = jax.vmap(solved)(eps[:narrow], jax.tree.map(lambda leaf: leaf[chosen], references))
     if not weighted:
         return drawn(events, *unweighted(infos.converged, eps.dtype), infos, jnp.zeros((), jnp.int32))
     k_anchor, k_tail = jax.random.split(k_wide)
-    around = _anchors_of(k_anchor, log_share, wide)
+    around = _anchors_of(k_anchor, log_share, wide, antithetic)
     stretch = jnp.sqrt(0.5 * DEGREES / jax.random.gamma(k_tail, 0.5 * DEGREES, (wide,), y_observed.dtype))
+    stretch = in_pairs(stretch) if antithetic else stretch
 
     def spread_out(eta: jax.Array, anchor: jax.Array, spread: jax.Array) -> jax.Array:
         return observation.restore(anchor + where.expand(spread @ eta), known)
@@ -166,9 +171,10 @@ def _begins(key: jax.Array, flow: Flow, params: Params, where: Hidden, known: ja
     return jnp.concatenate([middle[None], jnp.where(jnp.isfinite(others), others, middle)])
 
 
-def _anchors_of(key: jax.Array, log_share: jax.Array, count: int) -> jax.Array:
-    """Positions of anchors, (count,): systematic, so that every anchor has its share of them, to one."""
-    ticks = (jnp.arange(count) + jax.random.uniform(key)) / max(1, count)
+def _anchors_of(key: jax.Array, log_share: jax.Array, count: int, antithetic: bool) -> jax.Array:
+    """Positions of anchors, (count,): systematic, so that every anchor has its share of them, to one draw or pair."""
+    places = jnp.arange(count) // 2 if antithetic else jnp.arange(count)
+    ticks = (places + jax.random.uniform(key)) / max(1, -(-count // 2) if antithetic else count)
     return jnp.clip(jnp.searchsorted(jnp.cumsum(jnp.exp(log_share)), ticks), 0, log_share.size - 1)
 
 

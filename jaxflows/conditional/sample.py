@@ -11,7 +11,7 @@ from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, weight_report
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
-from jaxflows.conditional.hidden import hidden
+from jaxflows.conditional.hidden import Hidden, hidden
 from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.flows import Flow
@@ -59,6 +59,7 @@ def draw_samples(
     partition: str = "same",
     max_hidden: int | None = None,
     weighted: bool = True,
+    antithetic: bool = False,
 ) -> Draws:
     """Draw completions of ONE observation and weigh them; a pure function, to be used under ``jit`` and ``vmap``.
 
@@ -77,6 +78,7 @@ def draw_samples(
             which compiles and computes what any choice may need.
         max_hidden: static bound on the hidden coordinates; when None that of ``fitted``, or the event's size.
         weighted: whether draws are weighed. If not, solved draws count alike and ``report`` is NaN.
+        antithetic: draw in pairs eta and -eta (`standard_normals`).
 
     Returns:
         The draws. Cost: the reference's (Gauss-Newton steps of K JVPs each), S constraint solves, and for every draw's
@@ -97,8 +99,7 @@ def draw_samples(
     if solver is None:
         solver = thorough_solver(flow, is_anchored(posterior, start))
     flow, params = framed(flow, params, start.rotation)
-    # drawn at full size, so that the number of slots changes no sample
-    eps = jax.random.normal(k_draw, (num_samples, flow.size), y_observed.dtype)[:, : where.slots.size]
+    eps = standard_normals(k_draw, num_samples, flow, where, y_observed.dtype, antithetic)
 
     def one(eps: jax.Array) -> Any:
         # the exact log-determinants are left to a loop of their own: they are matrices where the solves are vectors
@@ -115,6 +116,23 @@ def draw_samples(
     samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
     solve = solves_in_all(infos, start.info.evaluations)
     return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, report, solve)
+
+
+def standard_normals(key: jax.Array, count: int, flow: Flow, where: Hidden, dtype: jnp.dtype, antithetic: bool) -> jax.Array:
+    """eta of ``count`` draws, (count, K), each N(0, I).
+
+    Antithetic ones are eta_1, -eta_1, eta_2, -eta_2, ...: what is odd in eta cancels in means over them, all of it where
+    events are linear in eta. Of the variance of a mean (1 + rho) is left, rho the correlation within a pair, which is at
+    least -1 and below 0 for whatever is monotone in eta (Hammersley and Morton 1956).
+    """
+    # drawn at full size, so that the number of slots changes no sample
+    eps = jax.random.normal(key, (count, flow.size), dtype)[:, : where.slots.size]
+    return in_pairs(eps) * jnp.where(jnp.arange(count) % 2, -1.0, 1.0).astype(dtype)[:, None] if antithetic else eps
+
+
+def in_pairs(values: jax.Array) -> jax.Array:
+    """(S, ...): the first half of the values, each twice in a row."""
+    return jnp.repeat(values[: -(-len(values) // 2)], 2, axis=0)[: len(values)]
 
 
 def solves_in_all(infos: SolveInfo, others: jax.Array) -> SolveInfo:
