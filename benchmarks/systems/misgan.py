@@ -13,8 +13,8 @@ and then, on the last batch, descends W_m + alpha W_x in G_m, W_x + beta W_i in 
 fresh noise u, the mean that of the draws.
 
 Networks are dense, as the authors' fully connected variants (their MNIST runs have convolutions in all but the imputer):
-generators of 256 and 512, critics of 512, 256 and 128 hidden units, an imputer of three hidden layers as wide as the event, with
-ReLU between and a sigmoid at the end; that of masks is the authors' "fusion", clip(1.2 sigmoid(. / 0.66) - 0.1, 0, 1). These,
+generators of 256 and 512, critics of 512, 256 and 128 hidden units, an imputer of three hidden layers as wide as the event;
+ReLU between, a sigmoid at the end; that of masks is the authors' "fusion", clip(1.2 sigmoid(. / 0.66) - 0.1, 0, 1). These,
 the defaults and Adam(0.5, 0.9), twice as fast for the imputer and its critic, are those of the authors' published code for
 imputation. There the term with beta has no gradient in G_x, which leaves it without effect; here it is as in the paper.
 """
@@ -42,29 +42,31 @@ CRITIC_STEPS = 5
 KERNEL = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 PARTS = ("data", "mask", "imputer")
 
-Params = dict[str, Any]
-
 
 class Networks(NamedTuple):
-    """Of each of `PARTS` a generator and a critic.
+    """Of each of `PARTS` a generator, and one form of critic, whose parameters are stacked in that order.
 
     Attributes:
         generators: what is before their last nonlinearity.
-        critics: of one output.
+        critic: of one output.
         latent: entries of z and e.
     """
 
     generators: dict[str, Perceptron]
-    critics: dict[str, Perceptron]
+    critic: Perceptron
     latent: int
 
+    def said(self, critics: Any, x: jax.Array) -> jax.Array:
+        """What D_x, D_m and D_i say: (3, ..., d) to (3, ...)."""
+        return jax.vmap(self.critic.apply)(critics, x)[..., 0]
 
-class Pairs(NamedTuple):
-    """What each critic tells apart: its own first, of which it is to say more."""
 
-    data: tuple[jax.Array, jax.Array]
-    mask: tuple[jax.Array, jax.Array]
-    imputer: tuple[jax.Array, jax.Array]
+class Made(NamedTuple):
+    """What the generators make of noise and of a batch, (n, d): x', m' and x^."""
+
+    data: jax.Array
+    mask: jax.Array
+    completed: jax.Array
 
 
 def gradient_penalty(
@@ -77,82 +79,86 @@ def gradient_penalty(
     return jnp.mean((optax.safe_norm(gradients, 1e-12, axis=-1) - 1.0) ** 2)
 
 
-def _completed(networks: Networks, params: Params, key: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
+def _completed(networks: Networks, params: Any, key: jax.Array, x: jax.Array, mask: jax.Array) -> jax.Array:
     holed = jnp.where(mask > 0, x, jax.random.uniform(key, x.shape))
     return jnp.where(mask > 0, x, jax.nn.sigmoid(networks.generators["imputer"].apply(params["imputer"], holed)))
 
 
-def _pairs(networks: Networks, params: Params, key: jax.Array, x: jax.Array, mask: jax.Array) -> Pairs:
-    """Of a batch; gradients flow into the generators by the losses of `_generators_loss`."""
-    k_data, k_mask, k_impute = jax.random.split(key, 3)
-    shape = (len(x), networks.latent)
-    made = jax.nn.sigmoid(networks.generators["data"].apply(params["data"], jax.random.normal(k_data, shape)))
-    of_mask = networks.generators["mask"].apply(params["mask"], jax.random.normal(k_mask, shape))
-    made_mask = jnp.clip(1.2 * jax.nn.sigmoid(of_mask / TEMPERATURE) - 0.1, 0.0, 1.0)
-    completed = _completed(networks, params, k_impute, x, mask)
-    return Pairs((mask * x, made_mask * made), (mask, made_mask), (made, completed))
+def _made(networks: Networks, params: Any, key: jax.Array, x: jax.Array, mask: jax.Array) -> Made:
+    k_latent, k_impute = jax.random.split(key)
+    z, e = jax.random.normal(k_latent, (2, len(x), networks.latent))
+    data = jax.nn.sigmoid(networks.generators["data"].apply(params["data"], z))
+    soft = jax.nn.sigmoid(networks.generators["mask"].apply(params["mask"], e) / TEMPERATURE)
+    return Made(data, jnp.clip(1.2 * soft - 0.1, 0.0, 1.0), _completed(networks, params, k_impute, x, mask))
 
 
-def _said(networks: Networks, critics: Params, name: str) -> Callable[[jax.Array], jax.Array]:
-    return lambda t: networks.critics[name].apply(critics[name], t)[..., 0]
-
-
-def _critics_loss(networks: Networks, critics: Params, key: jax.Array, pairs: Pairs) -> jax.Array:
+def _critics_loss(networks: Networks, critics: Any, key: jax.Array, x: jax.Array, mask: jax.Array, made: Made) -> jax.Array:
     """Sum of 10 P - W over the critics."""
-    total = jnp.zeros(())
-    for name, k_penalty in zip(PARTS, jax.random.split(key, len(PARTS)), strict=True):
-        (first, second), critic = getattr(pairs, name), _said(networks, critics, name)
-        total += critic(second).mean() - critic(first).mean() + PENALTY * gradient_penalty(critic, k_penalty, first, second)
-    return total
+    first = jnp.stack([mask * x, mask, made.data])
+    second = jnp.stack([made.mask * made.data, made.mask, made.completed])
+    gap = networks.said(critics, second) - networks.said(critics, first)
+
+    def penalty(critic: Any, key: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+        return gradient_penalty(lambda t: networks.critic.apply(critic, t)[0], key, first, second)
+
+    penalties = jax.vmap(penalty)(critics, jax.random.split(key, len(first)), first, second)
+    return jnp.sum(gap.mean(axis=-1) + PENALTY * penalties)
 
 
-def _generators_loss(networks: Networks, critics: Params, pairs: Pairs, alpha: float, beta: float) -> jax.Array:
+def _generators_loss(networks: Networks, critics: Any, made: Made, alpha: float, beta: float) -> jax.Array:
     """One sum whose gradient in each generator is that of its own loss."""
-    data, mask, imputer = (_said(networks, critics, name) for name in PARTS)
     hold = jax.lax.stop_gradient
-    (_, made_mask), (made, completed) = pairs.mask, pairs.imputer
-    of_mask = -mask(made_mask).mean() - alpha * data(made_mask * hold(made)).mean()
-    of_data = -data(hold(made_mask) * made).mean() + beta * imputer(made).mean()
-    return of_mask + of_data - imputer(completed).mean()
+    with_data = jnp.stack([hold(made.mask) * made.data, made.mask, made.completed])
+    with_mask = jnp.stack([made.mask * hold(made.data), made.mask, made.data])
+    of_mask, _, of_data = networks.said(critics, with_mask).mean(axis=-1)
+    return beta * of_data - alpha * of_mask - networks.said(critics, with_data).mean(axis=-1).sum()
 
 
-def _step(networks: Networks, optimizer: optax.GradientTransformation, alpha: float, beta: float) -> Step:
+def _optimizers(learning_rate: float) -> tuple[optax.GradientTransformation, optax.GradientTransformation]:
+    """Of generators and of critics: Adam, at twice the rate for the imputer and its critic."""
+    once, twice = (optax.adam(rate, b1=0.5, b2=0.9) for rate in (learning_rate, 2 * learning_rate))
+    of_generators = optax.multi_transform({"once": once, "twice": twice}, {"data": "once", "mask": "once", "imputer": "twice"})
+    faster = optax.stateless(lambda updates, _: jax.tree.map(lambda t: t.at[PARTS.index("imputer")].multiply(2.0), updates))
+    return of_generators, optax.chain(once, faster)
+
+
+def _descended(optimizer: optax.GradientTransformation, loss: Callable[[Any], jax.Array], params: Any, moments: Any) -> Any:
+    updates, moments = optimizer.update(jax.grad(loss)(params), moments)
+    return optax.apply_updates(params, updates), moments
+
+
+def _step(networks: Networks, of_generators: Any, of_critics: Any, alpha: float, beta: float) -> Step:
     """Of batches, (CRITIC_STEPS, n, d): a step of every critic on each, and one of every generator on the last."""
-
-    def descended(loss: Callable[[Params], jax.Array], params: Params, moments: Any) -> tuple[Params, Any]:
-        updates, moments = optimizer.update(jax.grad(loss)(params), moments)
-        return optax.apply_updates(params, updates), moments
 
     def step(state: Any, key: jax.Array, rows: jax.Array, masks: jax.Array) -> Any:
         (generators, moments), critics = state
         masks = masks.astype(rows.dtype)
 
-        def of_critics(critics: Any, batch: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, None]:
+        def critic_step(critics: Any, batch: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[Any, None]:
             key, x, mask = batch
-            k_pairs, k_penalty = jax.random.split(key)
-            pairs = _pairs(networks, generators, k_pairs, x, mask)
-            return descended(lambda p: _critics_loss(networks, p, k_penalty, pairs), *critics), None
+            k_made, k_penalty = jax.random.split(key)
+            made = _made(networks, generators, k_made, x, mask)
+            return _descended(of_critics, lambda p: _critics_loss(networks, p, k_penalty, x, mask, made), *critics), None
 
-        k_last, *keys = jax.random.split(key, len(rows) + 1)
-        critics, _ = jax.lax.scan(of_critics, critics, (jnp.stack(keys), rows, masks))
+        k_critics, k_last = jax.random.split(key)
+        critics, _ = jax.lax.scan(critic_step, critics, (jax.random.split(k_critics, len(rows)), rows, masks))
 
-        def loss(generators: Params) -> jax.Array:
-            return _generators_loss(
-                networks, critics[0], _pairs(networks, generators, k_last, rows[-1], masks[-1]), alpha, beta
-            )
+        def loss(generators: Any) -> jax.Array:
+            return _generators_loss(networks, critics[0], _made(networks, generators, k_last, rows[-1], masks[-1]), alpha, beta)
 
-        return descended(loss, generators, moments), critics
+        return _descended(of_generators, loss, generators, moments), critics
 
     return step
 
 
-def _begun(networks: Networks, key: jax.Array, size: int) -> tuple[Params, Params]:
+def _begun(networks: Networks, key: jax.Array, size: int) -> tuple[Any, Any]:
     """First parameters of generators and critics."""
+    k_critics, *keys = jax.random.split(key, 1 + len(PARTS))
     inputs = {"data": networks.latent, "mask": networks.latent, "imputer": size}
-    keys = dict(zip(PARTS, jax.random.split(key, len(PARTS)), strict=True))
-    generators = {name: networks.generators[name].init(keys[name], jnp.zeros((1, inputs[name]))) for name in PARTS}
-    critics = {name: networks.critics[name].init(jax.random.fold_in(keys[name], 1), jnp.zeros((1, size))) for name in PARTS}
-    return generators, critics
+    generators = {
+        name: networks.generators[name].init(k, jnp.zeros((1, inputs[name]))) for name, k in zip(PARTS, keys, strict=True)
+    }
+    return generators, jax.vmap(lambda k: networks.critic.init(k, jnp.zeros(size)))(jax.random.split(k_critics, len(PARTS)))
 
 
 def impute(
@@ -190,24 +196,20 @@ def impute(
     test, test_mask = checked(test_rows, test_mask)
     size = train.shape[1]
     widths = {"data": hidden, "mask": hidden, "imputer": imputer_hidden or (size,) * 3}
-    critic = Perceptron((*critic_hidden, 1), KERNEL)
-    networks = Networks(
-        {name: Perceptron((*widths[name], size), KERNEL) for name in PARTS}, dict.fromkeys(PARTS, critic), latent
-    )
-    optimizer = optax.multi_transform(
-        {speed: optax.adam(speed * learning_rate, b1=0.5, b2=0.9) for speed in (1, 2)}, {"data": 1, "mask": 1, "imputer": 2}
-    )
+    generators = {name: Perceptron((*widths[name], size), KERNEL) for name in PARTS}
+    networks = Networks(generators, Perceptron((*critic_hidden, 1), KERNEL), latent)
+    of_generators, of_critics = _optimizers(learning_rate)
     k_begin, k_order, k_train, k_draw = jax.random.split(key, 4)
     steps = max(1, epochs * (len(train) // min(batch_size, len(train))) // CRITIC_STEPS)
     began = time.perf_counter()
-    generators, critics = _begun(networks, k_begin, size)
+    params, critics = _begun(networks, k_begin, size)
     order = batch_order(int(jax.random.randint(k_order, (), 0, 2**31 - 1)), len(train), batch_size, steps * CRITIC_STEPS)
     order = order.reshape(steps, CRITIC_STEPS, -1)
-    state = (generators, optimizer.init(generators)), (critics, optimizer.init(critics))
-    state = trained(_step(networks, optimizer, alpha, beta), state, k_train, train, train_mask, order)
-    (generators, _), _ = jax.block_until_ready(state)
+    state = (params, of_generators.init(params)), (critics, of_critics.init(critics))
+    state = trained(_step(networks, of_generators, of_critics, alpha, beta), state, k_train, train, train_mask, order)
+    (params, _), _ = jax.block_until_ready(state)
     seconds = time.perf_counter() - began
 
-    draw = jax.jit(lambda k: _completed(networks, generators, k, test, test_mask.astype(test.dtype)))
+    draw = jax.jit(lambda k: _completed(networks, params, k, test, test_mask.astype(test.dtype)))
     draws = [np.asarray(draw(k)) for k in jax.random.split(k_draw, num_samples)]
     return of_draws(draws, test, test_mask, seconds, steps)
