@@ -108,7 +108,7 @@ SCALED = Sizes(
     {
         "ours": {"train_rows": 60_000}, "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
         "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5}, "mice": {"rounds": 2, "neighbours": 30},
-        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30, "train_rows": 1000},
+        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
         "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "gain": {"steps": 2500},
         "misgan": {"epochs": 54, "learning_rate": 4e-4},
         "miwae": {"epochs": 70, "hidden": 256, "latent": 32, "observation": "bernoulli", "proposals": 1000},
@@ -120,7 +120,7 @@ FULL = Sizes(
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
         "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000},
-        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30, "train_rows": 2000},
+        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30, "train_rows": 5000},
         "emflow": {"epochs": 5, "at_once": 256}, "mcflow": {"epochs": 32}, "gain": {}, "misgan": {"epochs": 60},
         "miwae": {"epochs": 40, "hidden": 512, "latent": 50, "observation": "bernoulli"},
     },
