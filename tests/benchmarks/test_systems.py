@@ -22,9 +22,10 @@ SIZES = {
     "missforest": {"trees": 10, "rounds": 2},
     "emflow": {"epochs": 15, "batch_size": 64, "learning_rate": 1e-3, "pairs": 1},
     "mcflow": {"epochs": 200, "learning_rate": 3e-3, "pairs": 1},
+    # before the mask generator knows that masks are 0 or 1, data are made to fit half a mask: fewer steps end there
     "misgan": {
-        "epochs": 1600, "learning_rate": 1e-3, "hidden": (64,), "critic_hidden": (64,), "imputer_hidden": (64,), "latent": 8,
-        "num_samples": 8,
+        "epochs": 10_000, "batch_size": 256, "learning_rate": 1e-3, "hidden": (64,), "critic_hidden": (64,),
+        "imputer_hidden": (64,), "latent": 8, "num_samples": 8,
     },
     "gain": {"steps": 1000, "hidden": 6},
     "miwae": {"epochs": 60, "learning_rate": 2e-3, "hidden": 32, "latent": 2, "proposals": 200},
