@@ -119,7 +119,7 @@ def impute(
     began = time.perf_counter()
     generator, discriminator = (network.init(k, jnp.zeros((1, 2 * size))) for k in (k_generator, k_discriminator))
     state = State(generator, discriminator, optimizer.init(generator), optimizer.init(discriminator))
-    order = batch_order(int(jax.random.randint(k_order, (), 0, 2**31 - 1)), len(train), batch_size, steps)
+    order = batch_order(k_order, len(train), batch_size, steps)
     state = jax.block_until_ready(trained(step, state, k_train, train, train_mask, order))
     seconds = time.perf_counter() - began
 

@@ -203,7 +203,7 @@ def impute(
     steps = max(1, epochs * (len(train) // min(batch_size, len(train))) // CRITIC_STEPS)
     began = time.perf_counter()
     params, critics = _begun(networks, k_begin, size)
-    order = batch_order(int(jax.random.randint(k_order, (), 0, 2**31 - 1)), len(train), batch_size, steps * CRITIC_STEPS)
+    order = batch_order(k_order, len(train), batch_size, steps * CRITIC_STEPS)
     order = order.reshape(steps, CRITIC_STEPS, -1)
     state = (params, of_generators.init(params)), (critics, of_critics.init(critics))
     state = trained(_step(networks, of_generators, of_critics, alpha, beta), state, k_train, train, train_mask, order)

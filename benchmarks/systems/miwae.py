@@ -220,7 +220,7 @@ def impute(
         updates, moments = optimizer.update(gradient, moments)
         return optax.apply_updates(params, updates), moments
 
-    order = batch_order(int(jax.random.randint(k_order, (), 0, 2**31 - 1)), len(train), batch_size, steps)
+    order = batch_order(k_order, len(train), batch_size, steps)
     state = trained(step, (params, optimizer.init(params)), k_train, (train - centre) / spread, train_mask, order)
     params, _ = jax.block_until_ready(state)
     seconds = time.perf_counter() - began

@@ -14,8 +14,9 @@ from benchmarks.systems.imputed import minibatches
 Step = Callable[[Any, jax.Array, jax.Array, jax.Array], Any]
 
 
-def batch_order(seed: int, count: int, size: int, steps: int) -> np.ndarray:
+def batch_order(key: jax.Array, count: int, size: int, steps: int) -> np.ndarray:
     """Row numbers of ``steps`` batches, (steps, size): epochs in random order, the last one cut short."""
+    seed = int(jax.random.randint(key, (), 0, 2**31 - 1))
     epochs = -(-steps // (count // min(size, count)))
     return np.concatenate([minibatches(seed + epoch, count, size) for epoch in range(epochs)])[:steps]
 
