@@ -1,6 +1,6 @@
 """Learning MNIST from digits with holes and completing the test digits: ours beside other systems and the published tables.
 
-    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 20 minutes on two quiet cores
+    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 35 minutes on two quiet cores
     python -m benchmarks.mnist_incomplete                            # all five rates
     python -m benchmarks.mnist_incomplete --full --only ours         # made for 25 minutes of an H100; alone on it
     python -m benchmarks.mnist_incomplete --quick                    # some rows and steps; written to runs/
@@ -96,7 +96,10 @@ QUICK = Sizes(
     {
         "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
         "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
-        "emflow": {"epochs": 1, "batch_size": 64, "rounds": 1}, "mcflow": {"epochs": 1},
+        "missforest": {"rounds": 1, "trees": 1, "neighbours": 3}, "emflow": {"epochs": 1, "batch_size": 64, "rounds": 1},
+        "mcflow": {"epochs": 1}, "gain": {"steps": 2, "num_samples": 4},
+        "misgan": {"epochs": 3, "hidden": (32,), "critic_hidden": (32,), "imputer_hidden": (32,), "num_samples": 4},
+        "miwae": {"epochs": 1, "hidden": 32, "observation": "bernoulli", "proposals": 16, "num_samples": 4},
     },
 )  # fmt: skip
 SCALED = Sizes(
@@ -105,7 +108,12 @@ SCALED = Sizes(
     {
         "ours": {"train_rows": 60_000}, "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
         "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5}, "mice": {"rounds": 2, "neighbours": 30},
-        "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5},
+        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
+        "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "gain": {"steps": 2000},
+        "misgan": {
+            "epochs": 140, "learning_rate": 1e-3, "hidden": (256,), "critic_hidden": (256,), "imputer_hidden": (512,),
+        },
+        "miwae": {"epochs": 70, "hidden": 256, "latent": 32, "observation": "bernoulli", "proposals": 1000},
     },
 )  # fmt: skip
 FULL = Sizes(
@@ -113,8 +121,10 @@ FULL = Sizes(
     {"epochs": 40, "batch_size": 256, "optimizer": flow_before_the_rest(2e-4, 2e-3), **HEAD, "max_seconds": 240}, 16, True,
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
-        "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000}, "emflow": {"epochs": 5, "at_once": 256},
-        "mcflow": {"epochs": 32},
+        "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000},
+        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30, "train_rows": 5000},
+        "emflow": {"epochs": 5, "at_once": 256}, "mcflow": {"epochs": 32}, "gain": {}, "misgan": {"epochs": 60},
+        "miwae": {"epochs": 40, "hidden": 512, "latent": 50, "observation": "bernoulli"},
     },
 )  # fmt: skip
 

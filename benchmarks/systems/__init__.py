@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.systems import emflow, gaussian, mcflow, sklearn_imputers
+from benchmarks.systems import emflow, gain, gaussian, mcflow, misgan, miwae, sklearn_imputers
 from benchmarks.systems.imputed import Imputed
 
 SYSTEMS: dict[str, Callable[..., Imputed]] = {
@@ -21,4 +21,7 @@ SYSTEMS: dict[str, Callable[..., Imputed]] = {
     "missforest": sklearn_imputers.impute_missforest,
     "emflow": emflow.impute,
     "mcflow": mcflow.impute,
+    "misgan": misgan.impute,
+    "gain": gain.impute,
+    "miwae": miwae.impute,
 }

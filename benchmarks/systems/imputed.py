@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -36,6 +37,12 @@ def checked(rows: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     if not np.all((known >= 0) & (known <= 1)):
         raise ValueError(f"expected observed entries in [0, 1]; got {known.min()} to {known.max()}")
     return np.where(mask, rows, np.float32(0.0)), mask
+
+
+def of_draws(draws: Sequence[np.ndarray], rows: np.ndarray, mask: np.ndarray, seconds: float, steps: int) -> Imputed:
+    """Draws, S of (n, d), with the observed entries put back, and their mean."""
+    samples = np.where(mask[:, None], rows[:, None], np.stack(draws, axis=1))
+    return Imputed(np.where(mask, rows, samples.mean(axis=1)), samples, seconds, steps)
 
 
 def filled_by_columns(seed: int, rows: np.ndarray, mask: np.ndarray, sources: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
