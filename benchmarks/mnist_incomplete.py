@@ -163,7 +163,7 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     began = time.perf_counter()
     call = functools.partial(
         complete, k_draw, flow, model.params, events(problem.test), events(problem.test_mask), num_samples=sizes.draws,
-        weighted=False,
+        weighted=False, antithetic=True,
     )  # fmt: skip
     # the classifier was trained on draws of the network's posterior
     by_network = call(posterior=model.posterior)

@@ -106,7 +106,8 @@ def test_without_weights_the_draws_are_the_same_and_no_log_determinant_is_taken(
 
 
 def test_without_weights_unsolved_draws_are_marked_and_left_out(affine, rows):
-    hopeless = boundary_sweep(max_sweeps=1, tol=0.0)
+    # rounding can leave a residual of exactly 0
+    hopeless = boundary_sweep(max_sweeps=1, tol=-1.0)
     plain = complete(KEY, *affine, rows[:1], OBSERVED[:1], num_samples=3, weighted=False, solver=hopeless, progress=False)
     assert plain.info.converged[0] == 0
     assert np.all(np.isneginf(plain.log_weights))
