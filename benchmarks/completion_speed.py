@@ -5,9 +5,9 @@
 
 PL-MCMC (Cannella et al. 2021, with the log-determinants in its ratio) runs four chains a row until its scores have stopped
 falling, once as published and once with the widths of least CRPS after a pilot. Its samples at any time are 64 of the second
-half of its chains. Ours is `complete` without weights, in antithetic pairs, from 1, 2, 3, 4 or 8 anchors and of 8, 16 or 64
-draws, and with them, 64 draws from one anchor resampled: the row 'ours' is the one of fewest evaluations that is no worse than the better PL-MCMC by
-more than one standard error in either score, by the differences of the same rows of the data. All follow it.
+half of its chains. Ours is `complete` in antithetic pairs without weights, from 1, 2, 3, 4 or 8 anchors and of 8, 16 or 64
+draws, and with them, 64 draws from one anchor resampled: the row 'ours' is the one of fewest evaluations that is no worse than
+the better PL-MCMC by more than one standard error in either score, by the differences of the same rows of the data. All follow.
 
 Row keys: system, missing, rmse, crps (both of the mean over rows' missing entries), evaluations (block evaluations of decodes,
 encodes and solves of all rows, and of the columns by which anchors are found; exact log-determinants of PL-MCMC's ratio and of

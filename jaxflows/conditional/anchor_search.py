@@ -30,7 +30,7 @@ STEP_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03)
 SMALL_DECREASE = 1e-2
 
 # of a step: the error of its solution, relative, in the norm of the preconditioner
-STEP_ERROR = 0.1
+STEP_ERROR = 0.3
 
 # the iterations it may take, a share of the hidden entries: where it needs more, a linearisation is the cheaper
 MOST_ITERATIONS, LEAST_ITERATIONS = 1 / 8, 5

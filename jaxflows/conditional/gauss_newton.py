@@ -106,7 +106,7 @@ def gauss_newton_reference(
     where: Hidden,
     y_observed: jax.Array,
     partition: str = "same",
-    max_steps: int = 40,
+    max_steps: int = 60,
     begin: jax.Array | None = None,
 ) -> Reference:
     """The reference in which the Gauss-Newton posterior is eta ~ N(0, I).
