@@ -103,11 +103,12 @@ def digits_problem(missing: float, count: int) -> Problem:
     return Problem(flow, params, rows, observed, jax.tree.map(lambda *leaves: jnp.stack(leaves), *measured))
 
 
-def scores(problem: Problem, samples: np.ndarray) -> Scores:
+def scores(problem: Problem, samples: np.ndarray, *, antithetic: bool = False) -> Scores:
     """Of (rows, S, d)."""
     known = tuple(jnp.asarray(part) for part in (samples, problem.rows, problem.observed))
-    each = [[float(score(*(part[i : i + 1] for part in known))) for i in range(len(samples))] for score in (rmse_mean, crps)]
-    return Scores(float(rmse_mean(*known)), float(crps(*known)), *map(np.asarray, each))
+    both = rmse_mean, functools.partial(crps, antithetic=antithetic)
+    each = [[float(score(*(part[i : i + 1] for part in known))) for i in range(len(samples))] for score in both]
+    return Scores(*(float(score(*known)) for score in both), *map(np.asarray, each))
 
 
 def second_half(events: np.ndarray, most: int = SAMPLES) -> np.ndarray:
@@ -208,7 +209,7 @@ def our_row(problem: Problem, anchors: int, samples: int, weighted: bool, bar: S
     done = call()
     seconds = time.perf_counter() - began
     events = done.resampled(jax.random.key(7), samples) if weighted else done.solved()[0]
-    found = scores(problem, events)
+    found = scores(problem, events, antithetic=not weighted)
     row: dict[str, Any] = {
         "system": f"ours, {anchors} anchor{'s' * (anchors > 1)}, {samples} {'weighted ' * weighted}draws",
         "rmse": found.rmse, "crps": found.crps, "evaluations": int(done.info.evaluations.sum()), "seconds": seconds,

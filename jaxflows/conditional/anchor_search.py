@@ -100,7 +100,7 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
         decrease = 0.5 * jnp.sum(half**2)
         steps = carry.steps + 1
         spent = carry.evaluations + flow.bijector.blocks * (where.slots.size + 1)
-        wanted = (decrease > SMALL_DECREASE) & (steps < max_steps)
+        wanted = (decrease > SMALL_DECREASE) & (steps + 1 < max_steps)
         walk = _walk(flow, params, where, factor, _Walk(carry.y, steps, spent, jnp.zeros((), bool), wanted), max_steps)
         return Linearised(walk.y, x, columns, factor, half, decrease, walk.steps, walk.evaluations, walk.moved)
 

@@ -127,7 +127,7 @@ def complete(
             for solved draws, so that they count alike, and bounds and effective sample sizes NaN.
         antithetic: draw in pairs, eta and -eta about the posterior's middle. Each draw has the law it had; of a pair the
             errors of a mean cancel, all of them where the flow is affine, so that ``mean`` is that of many more draws.
-            Within a pair draws depend on each other: leave it off where they are taken for independent.
+            Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
