@@ -147,6 +147,22 @@ def test_crps_of_the_exact_posterior_has_its_known_mean():
     assert abs(crps(samples, truth, observed) - 1 / math.sqrt(math.pi)) < 5 * float(jnp.std(each)) / math.sqrt(rows)
 
 
+@pytest.mark.parametrize("count", [4, 5])
+def test_crps_of_antithetic_samples_leaves_partners_out(count):
+    rows = 20_000
+    truth = jax.random.normal(jax.random.key(8), (rows, 1))
+    half = jax.random.normal(jax.random.key(9), (rows, -(-count // 2), 1))
+    samples = jnp.stack([half, -half], axis=2).reshape(rows, -1, 1)[:, :count]
+    observed = jnp.zeros((rows, 1), bool)
+    each = jax.jit(jax.vmap(lambda s, t, o: crps(s[None], t[None], o[None], antithetic=True)))(samples, truth, observed)
+    error = float(jnp.std(each)) / math.sqrt(rows)
+    score = crps(samples, truth, observed, antithetic=True)
+    assert abs(score - 1 / math.sqrt(math.pi)) < 5 * error
+    assert crps(samples, truth, observed) < score - 5 * error
+    with pytest.raises(ValueError, match="num_samples >= 3"):
+        crps(samples[:, :2], truth, observed, antithetic=True)
+
+
 @pytest.mark.parametrize("score", [score for score, _ in SCORES if score is not diversity_of])
 def test_wrong_shapes_are_refused(case, score):
     samples, truth, observed = case
