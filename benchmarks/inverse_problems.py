@@ -1,8 +1,8 @@
 """Every method of `jaxflows.infer` on one flow a data set: inpainting, compressed sensing, super-resolution, colourisation.
 
-    python -m benchmarks.inverse_problems --only mnist      # published step counts cut down: MNIST on two cores
+    python -m benchmarks.inverse_problems --only mnist      # 50 digits, published step counts cut down: some hours of a core
     python -m benchmarks.inverse_problems --only cifar10 colourisation constraint csgm    # some data, tasks, methods
-    python -m benchmarks.inverse_problems --full            # 50 digits, 10 colour images, published step counts: for a GPU
+    python -m benchmarks.inverse_problems --full            # 10 colour images, published step counts: for a GPU
     python -m benchmarks.inverse_problems --only mnist --count 10 --steps 200 --draws 32 --max-seconds 400    # in between
     python -m benchmarks.inverse_problems --quick           # one task, few steps; writes to --run-dir
 
@@ -41,7 +41,7 @@ from jaxflows.inverse.infer import infer
 
 NAME = "inverse_problems"
 FULL = {"mnist": Sizes(50, 16, None, None), "cifar10": Sizes(10, 8, None, None)}
-SCALED = {"mnist": Sizes(5, 8, 50, 8), "cifar10": Sizes(2, 8, 20, 4)}
+SCALED = {"mnist": Sizes(50, 8, 50, 8), "cifar10": Sizes(2, 8, 20, 4)}
 QUICK = dict.fromkeys(DATA, Sizes(2, 4, 4, 4))
 MOST_IMAGES = 300
 

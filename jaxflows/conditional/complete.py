@@ -141,8 +141,8 @@ def complete(
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
             a posterior or a partition, which are then not free.
 
-    Cost: a row of d entries, K of them hidden, takes about 6 + S products of the Jacobian with K columns and as many
-        K x K factorisations (6 without weights), and S constraint solves; with M anchors some M + 1 times that. Inside
+    Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
+        K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. Inside
         ``jit`` use `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)

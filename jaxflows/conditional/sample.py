@@ -81,7 +81,7 @@ def draw_samples(
         antithetic: draw in pairs eta and -eta (`standard_normals`).
 
     Returns:
-        The draws. Cost: the reference's (Gauss-Newton steps of K JVPs each), S constraint solves, and for every draw's
+        The draws. Cost: the reference's (two linearisations of K JVPs, or more), S constraint solves, and for every draw's
         weight K JVPs, the flow's exact log-determinant and one K x K factorisation.
     """
     posterior = gauss_newton() if posterior is None else posterior
