@@ -74,4 +74,5 @@ def incomplete_data(
         row = int(labels.argmin())
         raise ValueError(f"expected labels from 0, or -1 where unknown; got {labels[row]} at row {row}")
     some = np.flatnonzero(observed.reshape(len(values), -1).any(axis=1))
-    return IncompleteData(values[some], observed[some], labels[some], len(values) - len(some))
+    # -1 has to fit into what the labels come as
+    return IncompleteData(values[some], observed[some], labels[some].astype(np.int64), len(values) - len(some))

@@ -14,6 +14,7 @@ from jaxflows.conditional.complete import complete
 from jaxflows.metrics import fit_gaussian_em, observed_log_likelihood
 from jaxflows.solvers.boundary_sweep import boundary_sweep
 from jaxflows.training.fit_incomplete import fit_incomplete
+from jaxflows.training.incomplete_data import incomplete_data
 from jaxflows.training.predict_labels import predict_labels
 from tests.training.affine_rows import (
     AFFINE,
@@ -207,6 +208,12 @@ FIXED = np.where(np.arange(3) == 2, np.float32(7.0), ROWS[:40])
 def test_bad_input_is_refused_before_any_work(rows, observed, changes, error, message):
     with pytest.raises(error, match=message):
         few(rows, observed, **changes)
+
+
+def test_labels_of_unsigned_bytes_are_labels():
+    rows = incomplete_data(AFFINE, ROWS[:4], OBSERVED[:4], name="data", noisy=False, labels=np.array([0, 3, 1, 0], np.uint8))
+    assert np.array_equal(rows.labels, [0, 3, 1, 0])
+    assert rows.labels.max(initial=-1) == 3
 
 
 @pytest.mark.long
