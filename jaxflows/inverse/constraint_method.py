@@ -25,6 +25,8 @@ def constraint(
     fit_steps: int = 200,
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
+    anchors: int = 1,
+    antithetic: bool = False,
 ) -> Method:
     """`jaxflows.complete` on the measurement, or with Gaussian noise on the flow extended by it (docs/inverse.md).
 
@@ -32,7 +34,7 @@ def constraint(
     without noise A y = b holds to rounding.
 
     Args:
-        posterior, fit_steps, solver, partition: as `jaxflows.complete`.
+        posterior, fit_steps, solver, partition, anchors, antithetic: as `jaxflows.complete`.
 
     Cost: that of `jaxflows.complete` for one row; with noise all d dimensions of the event are free.
     """
@@ -46,7 +48,7 @@ def constraint(
             operator = extended_measurement(operator, sigma)
         done = complete(
             key, whole, params, np.asarray(measurement.values)[None], operator, num_samples=num_samples, posterior=posterior,
-            fit_steps=fit_steps, solver=solver, partition=partition, progress=False,
+            fit_steps=fit_steps, solver=solver, partition=partition, anchors=anchors, antithetic=antithetic, progress=False,
         )  # fmt: skip
         events = jnp.asarray(done.samples[0]).reshape(num_samples, -1)[:, : flow.size]
         events = events.reshape(num_samples, *flow.event_shape)

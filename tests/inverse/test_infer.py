@@ -174,6 +174,12 @@ def test_entries_without_noise_come_back_bit_for_bit(method):
     np.testing.assert_allclose(result.log_weights, evidence, atol=1e-4)
 
 
+def test_antithetic_draws_of_a_linear_measurement_have_the_exact_mean():
+    centre, _, _ = closed_form("constraint")
+    result = infer(KEY, *problem(), reading("constraint"), method=inverse.constraint(antithetic=True), num_samples=4)
+    np.testing.assert_allclose(np.mean(result.samples, axis=0), centre, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", ["ambient", "pregenerator"])
 def test_variational_bounds_stay_below_the_evidence_and_their_weights_reach_it(name):
     result, (_, _, evidence) = found(name), closed_form(name)
