@@ -14,9 +14,9 @@ flow, network and classifier together from there. Row keys: system, missing, see
 trained on the incomplete digits) and accuracy_complete_classifier (of the completed mean, by the classifier of
 `misgan-mnist-fid`, trained on complete digits);
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
-False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel; ours models the pixel
-plus N(0, 0.05^2), and is asked for that); train_seconds, step_seconds, device; training_rows (of ours those of its Gaussian:
-scaled, the flow trains on the first 3,000), test_rows. Published rows have a source and no seed.
+False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by every second draw;
+ours models the pixel plus N(0, 0.05^2), and is asked for that, and draws in antithetic pairs); train_seconds, step_seconds,
+device; training_rows (of ours those of its Gaussian: scaled, the flow trains on the first 3,000), test_rows. Published rows have a source and no seed.
 """
 
 from __future__ import annotations
@@ -191,7 +191,7 @@ def scores(problem: Problem, done: Imputed, noise: float) -> Row:
         return row | {"fid_sample": mnist_fid(images)}
     clipped = np.where(problem.test_mask[:, None], problem.test[:, None], np.clip(done.samples, 0, 1))
     asked = truth + noise * jax.random.normal(jax.random.key(1), truth.shape)
-    # ours are antithetic; every second one is independent of the others
+    # of every system every second draw: ours are antithetic, and only those are independent of each other
     apart = done.samples[:, ::2]
     return row | {
         "fid_sample": mnist_fid(clipped[:, 0].reshape(-1, *SHAPE)),

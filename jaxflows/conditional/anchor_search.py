@@ -32,7 +32,8 @@ SMALL_DECREASE = 1e-2
 # of a step: the error of its solution, relative, in the norm of the preconditioner
 STEP_ERROR = 0.3
 
-# the iterations it may take, a share of the hidden entries: where it needs more, a linearisation is the cheaper
+# the iterations it may take, a share of the K hidden entries and never below the second: 2 K / 8 products and no answer say
+# that the factor is old, and a linearisation of K is due
 MOST_ITERATIONS, LEAST_ITERATIONS = 1 / 8, 5
 
 # an old factor promises less than there is: of `SMALL_DECREASE`, what it may promise before a linearisation has to tell
@@ -117,7 +118,6 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
 def _walk(flow: Flow, params: Params, where: Hidden, factor: jax.Array, begin: _Walk, max_steps: int) -> _Walk:
     """Step from one linearisation until the next is due: a step promises little, is not solved for, or gains nothing."""
     lengths = jnp.asarray(STEP_LENGTHS, begin.y.dtype).reshape((-1,) + (1,) * begin.y.ndim)
-
     most = max(LEAST_ITERATIONS, round(MOST_ITERATIONS * where.slots.size))
 
     def encode(t: jax.Array) -> jax.Array:
