@@ -16,7 +16,8 @@ trained on the incomplete digits) and accuracy_complete_classifier (of the compl
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
 False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by every second draw;
 ours models the pixel plus N(0, 0.05^2), and is asked for that, and draws in antithetic pairs); train_seconds, step_seconds,
-device; training_rows (of ours those of its Gaussian: scaled, the flow trains on the first 3,000), test_rows. Published rows have a source and no seed.
+device; training_rows (of ours those of its Gaussian: scaled, the flow trains on the first 3,000), test_rows. Published
+rows have a source and no seed.
 """
 
 from __future__ import annotations
