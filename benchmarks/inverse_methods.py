@@ -85,9 +85,7 @@ def gaussian_of_data(problem: Problem) -> Gaussian:
     """The Gaussian of the events of training images, noise included; of CIFAR-10 fitted once and kept."""
     shape, variance = problem.flow.event_shape, problem.pixels.variance()
     if problem.data == "mnist":
-        shipped = metrics.load_mnist_gaussian()
-        covariance = shipped.factor @ shipped.factor.T + variance * np.eye(shipped.mean.size)
-        return Gaussian(shape, shipped.mean, np.linalg.cholesky(covariance))
+        return metrics.load_mnist_gaussian()._replace(event_shape=shape).with_noise(variance)
     kept = problem.run_dir / f"gaussian_{problem.data}_{problem.pixels.bits}_{variance:.3g}.npz"
     if not kept.exists():
         mean, covariance = pixel_moments(DATA[problem.data].train(problem.data_dir), problem.pixels.clean, variance)

@@ -58,7 +58,6 @@ def impute_pairwise(
     test_rows: np.ndarray,
     test_mask: np.ndarray,
     *,
-    ridge: float = 0.011,
     num_samples: int = 16,
 ) -> Imputed:
     """`jaxflows.metrics.fit_gaussian_pairs`: its conditional mean and draws, clipped to [0, 1].
@@ -66,13 +65,12 @@ def impute_pairwise(
     Args:
         key: of the draws.
         train_rows, train_mask, test_rows, test_mask: as `benchmarks.systems`.
-        ridge: as `jaxflows.metrics.fit_gaussian_pairs`.
         num_samples: draws a test row.
     """
     train_rows, train_mask = checked(train_rows, train_mask)
     test_rows, test_mask = checked(test_rows, test_mask)
     began = time.perf_counter()
-    gaussian = fit_gaussian_pairs(train_rows, train_mask, ridge=ridge)
+    gaussian = fit_gaussian_pairs(train_rows, train_mask)
     seconds = time.perf_counter() - began
     return _conditioned(key, gaussian, test_rows, test_mask, num_samples, seconds, 1)
 

@@ -7,6 +7,7 @@ Evaluations are counted as everywhere: a decode counts what it reports, and one 
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ def log_joint(
     return value, (y, info.evaluations)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def decode_all(flow: Flow, params: Params, latents: jax.Array) -> tuple[jax.Array, jax.Array]:
     """``(events, block evaluations)`` of latents (S, *latent)."""
     events, info = jax.vmap(lambda z: flow.decode(params, z))(latents)

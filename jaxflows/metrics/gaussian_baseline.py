@@ -28,6 +28,11 @@ class Gaussian(NamedTuple):
     mean: np.ndarray
     factor: np.ndarray
 
+    def with_noise(self, variance: float) -> Gaussian:
+        """The Gaussian of its events plus N(0, variance I)."""
+        covariance = self.factor @ self.factor.T + variance * np.eye(len(self.factor))
+        return self._replace(factor=np.linalg.cholesky(covariance))
+
 
 class GaussianCompletion(NamedTuple):
     """What the Gaussian says of rows with missing entries; observed entries are as given, with deviation 0.

@@ -8,40 +8,42 @@ from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_em import flat_rows
 
 
-def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, ridge: float = 0.011) -> Gaussian:
+def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float = 1e-4) -> Gaussian:
     """The Gaussian of pairwise covariances, made positive definite; far cheaper than expectation maximisation.
 
         C_ij = sum_n m_ni m_nj (y_ni - mean_i) (y_nj - mean_j) / sum_n m_ni m_nj
 
-    with m the mask. Negative eigenvalues are set to 0, and then ``ridge`` tr(C)/d I is added. Consistent where entries are
-    missing at random whatever the values (MCAR) alone, and not of greatest likelihood.
+    with m the mask. Rows with holes scatter the eigenvalues of C, below 0 too: by how much, the negative ones tell, since all
+    of those are scatter. Eigenvalues below the mean size of the negative ones, or below ``floor`` tr(C)/d, are raised to it.
+    Consistent where entries are missing at random whatever the values (MCAR) alone, and not of greatest likelihood.
 
     Args:
         rows: (n, *event), finite where observed; anything where hidden.
         observed: (n, *event) boolean, True where observed.
-        ridge: of the covariance, relative to the mean variance. 0.011 is for MNIST, half of whose pixels are missing.
+        floor: the least eigenvalue where no entry, or hardly any, is hidden, relative to the mean variance.
 
     Returns:
         The Gaussian, its factor lower triangular. A pair never observed together enters with covariance 0.
 
     Raises:
         ValueError: fewer than two rows, shapes that differ, values that are not finite where observed, a column never observed,
-            or a ridge that is not positive.
+            or a floor that is not positive.
 
     Cost: O(n d^2 + d^3).
 
     Example:
         >>> gaussian = fit_gaussian_pairs(table, ~np.isnan(table))
     """
-    if not (np.isfinite(ridge) and ridge > 0):
-        raise ValueError(f"expected a finite ridge > 0; got {ridge}")
+    if not (np.isfinite(floor) and floor > 0):
+        raise ValueError(f"expected a finite floor > 0; got {floor}")
     values, mask = flat_rows(rows, observed)
     seen = mask.astype(np.float32)
     mean = values.sum(axis=0) / seen.sum(axis=0, dtype=np.float64)
     centred = np.where(mask, values - mean, 0.0).astype(np.float32)
     covariance = (centred.T @ centred).astype(np.float64) / np.maximum(seen.T @ seen, 1)
     spectrum, vectors = np.linalg.eigh(covariance)
-    spectrum = np.maximum(spectrum, 0.0)
+    negative = spectrum[spectrum < 0]
+    scatter = -float(negative.mean()) if negative.size else 0.0
     # data without any spread still needs a positive definite covariance
-    spectrum += ridge * (float(spectrum.mean()) or 1.0)
+    spectrum = np.maximum(spectrum, max(scatter, floor * (float(np.trace(covariance)) / len(spectrum) or 1.0)))
     return Gaussian(np.shape(rows)[1:], mean, np.linalg.cholesky((vectors * spectrum) @ vectors.T))

@@ -15,19 +15,19 @@ OBSERVED = mcar(len(ROWS), (3,), 0.4, seed=1)
 
 
 def test_of_complete_rows_it_is_the_gaussian():
-    ours = fit_gaussian_pairs(ROWS, np.ones(ROWS.shape, bool), ridge=1e-4)
-    theirs = fit_gaussian(ROWS, shrinkage=1e-4)
+    ours = fit_gaussian_pairs(ROWS, np.ones(ROWS.shape, bool))
+    theirs = fit_gaussian(ROWS, shrinkage=1e-9)
     np.testing.assert_allclose(ours.mean, theirs.mean, rtol=1e-9)
     np.testing.assert_allclose(ours.factor, theirs.factor, atol=1e-4)
 
 
 def test_of_rows_missing_at_random_it_is_consistent_and_holes_do_not_matter():
-    ours = fit_gaussian_pairs(np.where(OBSERVED, ROWS, np.nan), OBSERVED, ridge=1e-6)
+    ours = fit_gaussian_pairs(np.where(OBSERVED, ROWS, np.nan), OBSERVED)
     # 36 % of the rows have a given pair
     error = 2.0 * np.sqrt(2.0 / (0.36 * len(ROWS)))
     assert np.abs(ours.factor @ ours.factor.T - COVARIANCE).max() < 5 * error
     assert np.abs(ours.mean - 3.0).max() < 5 * np.sqrt(2.0 / (0.6 * len(ROWS)))
-    other = fit_gaussian_pairs(np.where(OBSERVED, ROWS, 1e6), OBSERVED, ridge=1e-6)
+    other = fit_gaussian_pairs(np.where(OBSERVED, ROWS, 1e6), OBSERVED)
     assert np.array_equal(ours.factor, other.factor)
 
 
@@ -50,8 +50,8 @@ def test_pairs_never_seen_together_constants_and_image_events():
         (np.where(np.arange(len(ROWS))[:, None] == 5, np.inf, ROWS), np.ones(ROWS.shape, bool), {}, "first in row 5"),
         (ROWS[:1], OBSERVED[:1], {}, "at least two rows"),
         (ROWS, OBSERVED[:, :2], {}, "mask of the data's shape"),
-        (ROWS, OBSERVED, {"ridge": 0.0}, "ridge > 0"),
-        (ROWS, OBSERVED, {"ridge": np.nan}, "ridge > 0"),
+        (ROWS, OBSERVED, {"floor": 0.0}, "floor > 0"),
+        (ROWS, OBSERVED, {"floor": np.nan}, "floor > 0"),
     ],
 )
 def test_bad_input_is_refused(rows, observed, options, message):
