@@ -98,6 +98,23 @@ def test_every_method_fills_the_one_result(name):
         np.testing.assert_allclose(result.misfit, np.sqrt(np.mean(measured**2, axis=1)), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["asim", "csgm", "langevin"])
+def test_other_values_are_inferred_by_the_same_programs(caplog, name):
+    # decoding is a loop here, and a loop that no program holds is compiled at every call
+    flow = flows.residual(event_shape=(3,), blocks=2, hidden=4)
+    params, method = flow.init(KEY), table.factory_of(name)(steps=3)
+
+    def compiled(values):
+        caplog.clear()
+        measurement = inverse.noisy_measurement(observe.linear(MATRIX), values, noise=noise.gaussian(SIGMA))
+        with jax.log_compiles():
+            infer(KEY, flow, params, measurement, method=method, num_samples=2)
+        return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
+
+    assert compiled(VALUES)
+    assert compiled(-VALUES) == []
+
+
 @pytest.mark.parametrize("name", [*SAMPLERS, "plmcmc"])
 def test_samplers_draw_from_the_posterior(name):
     centre, spread, _ = closed_form(name)
