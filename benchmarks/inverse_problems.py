@@ -6,7 +6,7 @@
     python -m benchmarks.inverse_problems --only mnist --count 10 --steps 200 --draws 32 --max-seconds 400    # in between
     python -m benchmarks.inverse_problems --quick           # one task, few steps; writes to --run-dir
 
-The flow of MNIST is the shipped one, that of CIFAR-10 what `benchmarks.train_base_flows` has trained; `--model` takes another.
+The flow of MNIST is the shipped one, that of CIFAR-10 what `benchmarks.train_cifar_flow` has trained; `--model` takes another.
 What is measured, exactly, is an event as the flow models it: a test image with normal noise, or of few bits spread over their
 cells, as the model's file says. `crps` and `coverage_90` are against this event; `psnr`, `ssim`, `rmse_mean` and `rmse_sample`
 against the image without the noise, means clipped to [0, 1]. In inpainting whole pixels are hidden, and what was observed is
@@ -70,7 +70,7 @@ def loaded(data: str, model: Path, data_dir: Path, run_dir: Path) -> Problem:
         flow, params, about = persistence.load(model)
         pixels = pixels_of(about)
     except persistence.ModelFileError as error:
-        raise SystemExit(f"{error}: python -m benchmarks.train_base_flows writes one") from None
+        raise SystemExit(f"{error}: python -m benchmarks.train_cifar_flow writes that of cifar10") from None
     except ValueError as error:
         raise SystemExit(f"{model}: {error}") from None
     size = DATA[data].test(data_dir)[0].size

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.train_base_flows import model_path
+from benchmarks.train_cifar_flow import MODEL as CIFAR_MODEL
+from benchmarks.train_cifar_flow import QUICK_MODEL as QUICK_CIFAR_MODEL
 from benchmarks.train_cifar_flow import cifar_images
 from benchmarks.train_mnist_flow import MODEL as MNIST_MODEL
 from benchmarks.train_mnist_flow import mnist_images
@@ -130,7 +131,7 @@ DATA = {
         lambda folder: mnist_images(folder / "mnist", "train"), tuple(task for task in TASKS if task != "colourisation"),
     ),
     "cifar10": Source(
-        model_path("cifar10"), model_path("cifar10", quick=True),
+        CIFAR_MODEL, QUICK_CIFAR_MODEL,
         functools.cache(lambda folder: cifar_images(folder / "cifar10", "test")),
         functools.cache(lambda folder: cifar_images(folder / "cifar10", "train")),
         tuple(task for task in TASKS if not task.startswith("compressed_sensing")),

@@ -1,10 +1,15 @@
-"""The anchor: the completion of least latent norm, y* = argmin |g(y)|^2 / 2 over y_hidden, and its linearisation.
+"""The anchor: the completion of least energy, y* = argmin U(y) over y_hidden, and its linearisation.
 
-With A = G[:, H] the hidden columns of the Jacobian, x = g(y) and N = A^T A = C C^T, a Gauss-Newton step is -N^{-1} A^T x, along
-which the best of a few lengths is taken. It promises a decrease of |C^{-1} A^T x|^2 / 2 nats; under `SMALL_DECREASE` the search
-ends. What is wanted there is A itself, K products with G. On the way it is not: from a linearisation on steps are solved for by
-conjugate gradients, on products with A and A^T, preconditioned by its C. The next linearisation is due when a step promises
-little by the old C, or is not solved for any more.
+    U(y) = |g(y)|^2 / 2 - (1 - K/d) log|det G(y)|    where the flow is explicit both ways
+    U(y) = |g(y)|^2 / 2                              of other flows, whose log-determinants are dear and vary little
+
+In x_hidden the conditional is p0(x) |det G| / |det G^HH|. U takes log|det G^HH| for its share K/d of log|det G|, K of d entries
+being hidden. Of couplings |g(y)|^2 alone is no guide: it falls where they shrink the volume, and its least value may lie far
+from all probability (docs/design.md, section 6). With A = G[:, H] the hidden columns of the Jacobian, u the gradient of U in
+y_hidden and N = A^T A = C C^T, a Gauss-Newton step is -N^{-1} u, along which the best of a few lengths is taken. It promises a
+decrease of |C^{-1} u|^2 / 2 nats; under `SMALL_DECREASE` the search ends. What is wanted there is A itself, K products with G.
+On the way it is not: from a linearisation on steps are solved for by conjugate gradients, on products with A and A^T,
+preconditioned by its C. The next linearisation is due when a step promises little by the old C, or is not solved for any more.
 
 Source: ours; inexact Newton steps by Dembo, Eisenstat and Steihaug (1982).
 """
@@ -26,7 +31,7 @@ from jaxflows.flows import Flow
 # lengths tried along a Gauss-Newton direction, all in one batched encode
 STEP_LENGTHS = (1.0, 0.5, 0.25, 0.1, 0.03)
 
-# the decrease of |x|^2 / 2, in nats, under which a Gauss-Newton step is taken to first order and ends the search
+# the decrease of U, in nats, under which a Gauss-Newton step is taken to first order and ends the search
 SMALL_DECREASE = 1e-2
 
 # of a step: the error of its solution, relative, in the norm of the preconditioner
@@ -48,7 +53,7 @@ class Linearised(NamedTuple):
         x: (d,), its latent in the coordinates of the observation.
         columns: A, (d, K).
         factor: C, (K, K), lower.
-        half: C^{-1} A^T x, (K,).
+        half: C^{-1} u, (K,).
         decrease: |half|^2 / 2, what a step promises.
         steps: Gauss-Newton steps and linearisations so far.
         evaluations: block evaluations so far.
@@ -76,8 +81,16 @@ class _Walk(NamedTuple):
     going: jax.Array
 
 
+def energy(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array:
+    """U(y) in nats. Cost: one pass of the flow."""
+    if not flow.bijector.explicit:
+        return 0.5 * jnp.sum(flow.encode(params, y) ** 2)
+    x, log_det = flow.bijector.forward(params, y)
+    return 0.5 * jnp.sum(x**2) - (1.0 - jnp.sum(where.used) / y.size) * log_det
+
+
 def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_steps: int) -> Linearised:
-    """The completion of least latent norm near a completion y, and its linearisation.
+    """The completion of least energy near a completion y, and its linearisation.
 
     Args:
         flow, params: the flow.
@@ -89,6 +102,7 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
     its solve has iterations, and O(K^2) for each.
     """
     border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y.dtype))
+    potential = functools.partial(energy, flow, params, where)
 
     def body(carry: Linearised) -> Linearised:
         x, columns = hidden_columns(flow, params, where, carry.y)
@@ -97,10 +111,13 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
         # rounding alone must not make it indefinite
         ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.max(jnp.diagonal(normal))
         factor = jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
-        half = solve_triangular(factor, columns.T @ x, lower=True)
+        # where the energy is |x|^2 / 2 its gradient is A^T x
+        gradient = where.compress(jax.grad(potential)(carry.y)) if flow.bijector.explicit else columns.T @ x
+        half = solve_triangular(factor, gradient, lower=True)
         decrease = 0.5 * jnp.sum(half**2)
         steps = carry.steps + 1
-        spent = carry.evaluations + flow.bijector.blocks * (where.slots.size + 1)
+        passes = where.slots.size + (3 if flow.bijector.explicit else 1)
+        spent = carry.evaluations + flow.bijector.blocks * passes
         wanted = (decrease > SMALL_DECREASE) & (steps + 1 < max_steps)
         walk = _walk(flow, params, where, factor, _Walk(carry.y, steps, spent, jnp.zeros((), bool), wanted), max_steps)
         return Linearised(walk.y, x, columns, factor, half, decrease, walk.steps, walk.evaluations, walk.moved)
@@ -120,25 +137,28 @@ def _walk(flow: Flow, params: Params, where: Hidden, factor: jax.Array, begin: _
     lengths = jnp.asarray(STEP_LENGTHS, begin.y.dtype).reshape((-1,) + (1,) * begin.y.ndim)
     most = max(LEAST_ITERATIONS, round(MOST_ITERATIONS * where.slots.size))
 
-    def encode(t: jax.Array) -> jax.Array:
-        return flow.encode(params, t)
+    potential = functools.partial(energy, flow, params, where)
 
     def body(carry: _Walk) -> _Walk:
-        x, push = jax.linearize(encode, carry.y)
+        x, push = jax.linearize(functools.partial(flow.encode, params), carry.y)
         pull = jax.linear_transpose(push, carry.y)
 
         def adjoint(t: jax.Array) -> jax.Array:
             return where.compress(pull(t)[0])
 
-        gradient = adjoint(x)
+        if flow.bijector.explicit:
+            here, slope = jax.value_and_grad(potential)(carry.y)
+            gradient = where.compress(slope)
+        else:
+            here, gradient = 0.5 * jnp.sum(x**2), adjoint(x)
         promised = 0.5 * jnp.vdot(gradient, cho_solve((factor, True), gradient))
         wanted = promised > LITTLE_PROMISED * SMALL_DECREASE
         step, iterations = _conjugate_gradients(lambda v: adjoint(push(where.expand(v))), gradient, factor, most, wanted)
         candidates = carry.y - lengths * where.expand(step)
-        values = jax.vmap(lambda t: jnp.sum(encode(t) ** 2))(candidates)
+        values = jax.vmap(potential)(candidates)
         best = jnp.argmin(jnp.where(jnp.isfinite(values), values, jnp.inf))
-        gained = wanted & (values[best] < jnp.sum(x**2))
-        passes = 2 + jnp.where(wanted, len(STEP_LENGTHS) + 2 * iterations, 0)
+        gained = wanted & (values[best] < here)
+        passes = (4 if flow.bijector.explicit else 2) + jnp.where(wanted, len(STEP_LENGTHS) + 2 * iterations, 0)
         steps = carry.steps + wanted
         return _Walk(
             jnp.where(gained, candidates[best], carry.y),

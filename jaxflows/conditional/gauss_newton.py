@@ -1,6 +1,7 @@
 """The Gauss-Newton posterior: a full-covariance q(x_hidden) without stochastic optimisation (docs/design.md, section 6).
 
-1. Anchor: the completion of least latent norm, y* = argmin |g(y)|^2 / 2 over y_hidden, by Gauss-Newton steps.
+1. Anchor: the completion of least energy, that is latent norm, with a share of the volume where that is cheap, by Gauss-Newton
+   steps (`jaxflows.conditional.anchor_search`).
 2. At y*, with A = G[:, H] the hidden columns of the Jacobian and N = A^T A = C C^T, the linearised target
    p0(x_hidden) p0(x_observed) in x_hidden is the Gaussian with
 
@@ -14,13 +15,14 @@ stands for G^HH. The columns of Q = A C^{-T} are orthonormal, and scale = T Q.
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, no_work
-from jaxflows.conditional.anchor_search import SMALL_DECREASE, find_anchor
+from jaxflows.conditional.anchor_search import SMALL_DECREASE, energy, find_anchor
 from jaxflows.conditional.hidden import Hidden
 from jaxflows.conditional.partition import PILOT_PAIRS, average_split, in_event_coordinates, split_latent
 from jaxflows.flows import Flow
@@ -64,7 +66,7 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
 
     A place to start from needs neither acceleration nor a test, which would be compiled a second time beside the solver's.
     Sweeps may lead astray where the layers are far from the identity: a flow with an explicit inverse also tries f(0), with
-    what was observed put in, and takes what has the smaller latent norm.
+    what was observed put in, and takes what has the smaller energy.
     """
     observation = where.observation
     zero = jnp.zeros(flow.latent_shape, y_observed.dtype)
@@ -76,8 +78,8 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
     if bijector.explicit:
         centre = observation.restore(flow.decode(params, zero)[0], y_observed)
         candidates = jnp.stack([centre, y])
-        norms = jax.vmap(lambda t: jnp.sum(flow.encode(params, t) ** 2))(candidates)
-        y = candidates[jnp.argmin(jnp.where(jnp.isfinite(norms), norms, jnp.inf))]
+        energies = jax.vmap(functools.partial(energy, flow, params, where))(candidates)
+        y = candidates[jnp.argmin(jnp.where(jnp.isfinite(energies), energies, jnp.inf))]
         spent += 3 * bijector.blocks
     return y, jnp.asarray(spent, jnp.int32)
 

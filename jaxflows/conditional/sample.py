@@ -28,7 +28,7 @@ class Draws(NamedTuple):
         samples: (S, *event), drawn from q; the observed part is exactly what was given.
         log_weights: (S,), log p(y) - log q(y_hidden), or 0 where weights were not asked for; minus infinity where the
             constraint was not solved.
-        anchor: (*event,), the reference's own completion (least latent norm for Gauss-Newton).
+        anchor: (*event,), the reference's own completion (of least energy for Gauss-Newton).
         partition: which part of the latent was free, a position in `jaxflows.conditional.partition.PARTITIONS`.
         overlap: smallest cosine between it and the tangent space at the anchor; NaN where none was measured.
         report: the diagnostics of the weights.

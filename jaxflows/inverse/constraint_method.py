@@ -26,15 +26,16 @@ def constraint(
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
     anchors: int = 1,
+    weighted: bool = True,
     antithetic: bool = False,
 ) -> Method:
     """`jaxflows.complete` on the measurement, or with Gaussian noise on the flow extended by it (docs/inverse.md).
 
-    Serves linear measurements, exact or with Gaussian noise. Samples come with importance weights, and nothing is smoothed:
-    without noise A y = b holds to rounding.
+    Serves linear measurements, exact or with Gaussian noise. Samples come with importance weights unless these are declined,
+    and nothing is smoothed: without noise A y = b holds to rounding.
 
     Args:
-        posterior, fit_steps, solver, partition, anchors, antithetic: as `jaxflows.complete`.
+        posterior, fit_steps, solver, partition, anchors, weighted, antithetic: as `jaxflows.complete`.
 
     Cost: that of `jaxflows.complete` for one row; with noise all d dimensions of the event are free.
     """
@@ -48,7 +49,8 @@ def constraint(
             operator = extended_measurement(operator, sigma)
         done = complete(
             key, whole, params, np.asarray(measurement.values)[None], operator, num_samples=num_samples, posterior=posterior,
-            fit_steps=fit_steps, solver=solver, partition=partition, anchors=anchors, antithetic=antithetic, progress=False,
+            fit_steps=fit_steps, solver=solver, partition=partition, anchors=anchors, weighted=weighted, antithetic=antithetic,
+            progress=False,
         )  # fmt: skip
         events = jnp.asarray(done.samples[0]).reshape(num_samples, -1)[:, : flow.size]
         events = events.reshape(num_samples, *flow.event_shape)
@@ -62,7 +64,7 @@ def constraint(
         return Outcome(
             samples=events,
             misfit=jax.vmap(lambda y: misfit(measurement, y))(events),
-            log_weights=jnp.asarray(done.log_weights[0]) - shift,
+            log_weights=jnp.asarray(done.log_weights[0]) - (shift if weighted else 0.0),
             bound=jnp.asarray(done.info.bound[0]) - shift,
             evaluations=jnp.asarray(done.info.evaluations[0]),
             notes=tuple(notes),

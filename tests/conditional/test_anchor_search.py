@@ -1,4 +1,4 @@
-"""The anchor: a stationary point of |g(y)|^2 by its own gradient, with few linearisations, whatever the search meets."""
+"""The anchor: a stationary point of the energy by its own gradient, with few linearisations, whatever the search meets."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.optimize
 
 from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
 from jaxflows import flows
@@ -69,6 +70,30 @@ def test_an_affine_flow_is_linearised_twice_and_counted_so():
     passes = 2 * (12 + 1) + (2 + 5 + 2) + 2
     assert end.evaluations == flow.bijector.blocks * passes
     assert end.steps == 3
+
+
+def shrinking(slope):
+    """x = (y_0, y_1 exp(slope y_0)), explicit both ways, whose volume depends on y_0."""
+    flow, _ = from_functions(
+        event_shape=(2,),
+        encode=lambda p, y: jnp.stack([y[0], y[1] * jnp.exp(p * y[0])]),
+        decode=lambda p, x: jnp.stack([x[0], x[1] * jnp.exp(-p * x[0])]),
+        log_det=lambda p, y: p * y[0],
+        params=jnp.asarray(slope),
+    )
+    return flow, jnp.asarray(slope)
+
+
+@pytest.mark.parametrize("slope", [0.5, 3.0])
+def test_of_an_explicit_flow_the_energy_has_the_volume_by_the_share_observed(slope):
+    flow, params = shrinking(slope)
+    known = 0.4
+    end = FOUND(flow, params, hidden(mask(jnp.array([False, True])), 1), jnp.array([0.0, known]), 60)
+    assert end.decrease <= SMALL_DECREASE
+    # of y_0^2 / 2 + known^2 exp(2 slope y_0) / 2 - slope y_0 / 2, which is convex, one entry of two being hidden
+    least = scipy.optimize.brentq(lambda t: t + slope * known**2 * np.exp(2 * slope * t) - 0.5 * slope, -9.0, 9.0)
+    # a step that promises so little is left undone: |C delta|^2 / 2, C >= 1
+    assert abs(float(end.y[0]) - least) <= np.sqrt(2 * SMALL_DECREASE)
 
 
 def test_few_steps_end_the_search_at_a_linearised_event(bent):

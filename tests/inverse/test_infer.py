@@ -197,6 +197,15 @@ def test_antithetic_draws_of_a_linear_measurement_have_the_exact_mean():
     np.testing.assert_allclose(np.mean(result.samples, axis=0), centre, atol=1e-4)
 
 
+def test_samples_without_weights_are_the_same_count_alike_and_have_no_bound():
+    weighed = infer(KEY, *problem(), reading("constraint"), num_samples=4)
+    result = infer(KEY, *problem(), reading("constraint"), method=inverse.constraint(weighted=False), num_samples=4)
+    np.testing.assert_allclose(result.samples, weighed.samples, atol=1e-5)
+    np.testing.assert_array_equal(result.log_weights, 0.0)
+    assert np.isnan(result.bound)
+    assert result.evaluations < weighed.evaluations
+
+
 @pytest.mark.parametrize("name", ["ambient", "pregenerator"])
 def test_variational_bounds_stay_below_the_evidence_and_their_weights_reach_it(name):
     result, (_, _, evidence) = found(name), closed_form(name)
