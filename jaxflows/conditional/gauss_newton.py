@@ -122,7 +122,7 @@ def gauss_newton_reference(
         begin: (*event,), the completion from which the anchor is searched for; `rough_completion` when None.
 
     Returns:
-        The reference. ``info`` says whether the anchor was found: ``residual`` is the predicted decrease of |x|^2 / 2
+        The reference. ``info`` says whether the anchor was found: ``residual`` is the predicted decrease of the energy
         still to be had. Cost: `jaxflows.conditional.anchor_search.find_anchor`, most often two linearisations of K JVPs of
         ``encode`` and O(d K^2) arithmetic each.
     """

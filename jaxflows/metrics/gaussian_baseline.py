@@ -29,7 +29,9 @@ class Gaussian(NamedTuple):
     factor: np.ndarray
 
     def with_noise(self, variance: float) -> Gaussian:
-        """The Gaussian of its events plus N(0, variance I)."""
+        """The Gaussian of its events plus N(0, variance I); ValueError for a negative variance."""
+        if not variance >= 0:
+            raise ValueError(f"expected variance >= 0; got {variance}")
         covariance = self.factor @ self.factor.T + variance * np.eye(len(self.factor))
         return self._replace(factor=np.linalg.cholesky(covariance))
 

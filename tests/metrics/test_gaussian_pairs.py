@@ -31,6 +31,24 @@ def test_of_rows_missing_at_random_it_is_consistent_and_holes_do_not_matter():
     assert np.array_equal(ours.factor, other.factor)
 
 
+def test_the_scatter_that_negative_eigenvalues_show_is_the_least_eigenvalue_and_noise_adds_to_all():
+    # ten entries that are one: of complete rows nine eigenvalues are 0, of rows with holes they scatter to both sides of it
+    rows = np.repeat(RNG.standard_normal((400, 1)), 10, axis=1)
+    observed = mcar(400, (10,), 0.5, seed=2)
+    gaussian = fit_gaussian_pairs(rows, observed)
+    centred = np.where(observed, rows - (rows * observed).sum(0) / observed.sum(0), 0.0)
+    spectrum = np.linalg.eigvalsh(centred.T @ centred / (observed.T.astype(float) @ observed))
+    scatter = -spectrum[spectrum < 0].mean()
+    assert 0.01 < scatter < 0.3
+    raised = np.maximum(spectrum, scatter)
+    np.testing.assert_allclose(np.linalg.eigvalsh(gaussian.factor @ gaussian.factor.T), raised, atol=1e-5)
+    noisy = gaussian.with_noise(0.5)
+    np.testing.assert_allclose(np.linalg.eigvalsh(noisy.factor @ noisy.factor.T), raised + 0.5, atol=1e-5)
+    np.testing.assert_array_equal(noisy.mean, gaussian.mean)
+    with pytest.raises(ValueError, match="variance >= 0; got -0.1"):
+        gaussian.with_noise(-0.1)
+
+
 def test_pairs_never_seen_together_constants_and_image_events():
     rows = np.stack([RNG.standard_normal(50), np.full(50, 2.0), np.zeros(50), np.zeros(50)], axis=1).reshape(-1, 2, 2)
     observed = np.ones(rows.shape, bool)
