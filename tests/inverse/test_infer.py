@@ -203,7 +203,6 @@ def test_samples_without_weights_are_the_same_count_alike_and_have_no_bound():
     np.testing.assert_allclose(result.samples, weighed.samples, atol=1e-5)
     np.testing.assert_array_equal(result.log_weights, 0.0)
     assert np.isnan(result.bound)
-    assert result.evaluations < weighed.evaluations
 
 
 @pytest.mark.parametrize("name", ["ambient", "pregenerator"])
