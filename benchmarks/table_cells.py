@@ -6,6 +6,9 @@ from collections.abc import Callable, Sequence
 
 from benchmarks.results_file import Row
 
+# from here on a number with a point is written as a power of ten
+MOST = 1e8
+
 Column = tuple[str, Callable[[Row], str]]
 
 
@@ -27,13 +30,18 @@ def table(rows: Sequence[Row], columns: Sequence[Column], source: str, folder: s
 
 
 def number(key: str, form: str = ".3g", factor: float = 1.0) -> Callable[[Row], str]:
-    """A cell with the row's number in a format; a dash where there is none, 'inf' and 'nan' as they are."""
+    """A cell with the row's number in a format; a dash where there is none, 'inf' and 'nan' as they are.
+
+    Of a number with a point and too many digits before it two digits are told: a sampler ran away.
+    """
 
     def cell(row: Row) -> str:
         value = row.get(key)
         if value is None or value == "":
             return "-"
-        return value if isinstance(value, str) else format(factor * value, form)
+        if isinstance(value, str):
+            return value
+        return format(factor * value, ".1e" if form[-1] == "f" and form != ".0f" and abs(value) >= MOST else form)
 
     return cell
 

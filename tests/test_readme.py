@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.readme_tables import MARKED, ROOT, main, pages, render
 from benchmarks.results_file import read_rows
+from benchmarks.table_cells import number
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 FIGURE = re.compile(r"\d\s?(ms|seconds|s|minutes|nats|times|x|%)(?![\w-])")
@@ -87,6 +88,20 @@ def test_parts_of_a_results_file_are_read_together_and_numbers_copied(tmp_path):
     assert "| 50 % | nan |" in written
     assert "< 100 %" in written
     assert render(written, tmp_path) == written
+
+
+@pytest.mark.parametrize(
+    ("value", "form", "cell"),
+    [
+        (0.12344, ".4f", "0.1234"),
+        (1.7e15, ".4f", "1.7e+15"),
+        (1.7e15, ".2g", "1.7e+15"),
+        (2e8, ".0f", "200000000"),
+        (None, ".4f", "-"),
+    ],
+)
+def test_a_number_that_ran_away_is_told_as_a_power_of_ten(value, form, cell):
+    assert number("x", form)({"x": value}) == cell
 
 
 def test_the_check_of_the_command_changes_nothing(capsys):
