@@ -45,7 +45,7 @@ def test_the_scatter_that_negative_eigenvalues_show_is_the_least_eigenvalue_and_
     noisy = gaussian.with_noise(0.5)
     np.testing.assert_allclose(np.linalg.eigvalsh(noisy.factor @ noisy.factor.T), raised + 0.5, atol=1e-5)
     np.testing.assert_array_equal(noisy.mean, gaussian.mean)
-    with pytest.raises(ValueError, match="variance >= 0; got -0.1"):
+    with pytest.raises(ValueError, match=r"variance >= 0; got -0\.1"):
         gaussian.with_noise(-0.1)
 
 
