@@ -14,8 +14,9 @@ def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float =
         C_ij = sum_n m_ni m_nj (y_ni - mean_i) (y_nj - mean_j) / sum_n m_ni m_nj
 
     with m the mask. Rows with holes scatter the eigenvalues of C, below 0 too: by how much, the negative ones tell, since all
-    of those are scatter. Eigenvalues below the mean size of the negative ones, or below ``floor`` tr(C)/d, are raised to it.
-    Consistent where entries are missing at random whatever the values (MCAR) alone, and not of greatest likelihood.
+    of those are scatter. Eigenvalues below the mean size of the negative ones, or below ``floor`` tr(C)/d, are raised to it;
+    then rows and columns are scaled so that the variances, which scatter far less, are those of C again. Consistent where entries are
+    missing at random whatever the values (MCAR) alone, and not of greatest likelihood.
 
     Args:
         rows: (n, *event), finite where observed; anything where hidden.
@@ -45,5 +46,7 @@ def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float =
     negative = spectrum[spectrum < 0]
     scatter = -float(negative.mean()) if negative.size else 0.0
     # data without any spread still needs a positive definite covariance
-    spectrum = np.maximum(spectrum, max(scatter, floor * (float(np.trace(covariance)) / len(spectrum) or 1.0)))
-    return Gaussian(np.shape(rows)[1:], mean, np.linalg.cholesky((vectors * spectrum) @ vectors.T))
+    least = floor * (float(np.trace(covariance)) / len(spectrum) or 1.0)
+    raised = (vectors * np.maximum(spectrum, max(scatter, least))) @ vectors.T
+    scale = np.sqrt(np.maximum(np.diagonal(covariance), least) / np.diagonal(raised))
+    return Gaussian(np.shape(rows)[1:], mean, np.linalg.cholesky(scale[:, None] * raised * scale))

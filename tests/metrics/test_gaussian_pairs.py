@@ -31,19 +31,23 @@ def test_of_rows_missing_at_random_it_is_consistent_and_holes_do_not_matter():
     assert np.array_equal(ours.factor, other.factor)
 
 
-def test_the_scatter_that_negative_eigenvalues_show_is_the_least_eigenvalue_and_noise_adds_to_all():
+def test_eigenvalues_are_raised_to_the_scatter_that_negative_ones_show_and_variances_kept():
     # ten entries that are one: of complete rows nine eigenvalues are 0, of rows with holes they scatter to both sides of it
     rows = np.repeat(RNG.standard_normal((400, 1)), 10, axis=1)
     observed = mcar(400, (10,), 0.5, seed=2)
     gaussian = fit_gaussian_pairs(rows, observed)
     centred = np.where(observed, rows - (rows * observed).sum(0) / observed.sum(0), 0.0)
-    spectrum = np.linalg.eigvalsh(centred.T @ centred / (observed.T.astype(float) @ observed))
+    pairs = centred.T @ centred / (observed.T.astype(float) @ observed)
+    spectrum, vectors = np.linalg.eigh(pairs)
     scatter = -spectrum[spectrum < 0].mean()
     assert 0.01 < scatter < 0.3
-    raised = np.maximum(spectrum, scatter)
-    np.testing.assert_allclose(np.linalg.eigvalsh(gaussian.factor @ gaussian.factor.T), raised, atol=1e-5)
+    raised = (vectors * np.maximum(spectrum, scatter)) @ vectors.T
+    scale = np.sqrt(np.diag(pairs) / np.diag(raised))
+    expected = scale[:, None] * raised * scale
+    np.testing.assert_allclose(np.diag(expected), np.diag(pairs), rtol=1e-12)
+    np.testing.assert_allclose(gaussian.factor @ gaussian.factor.T, expected, atol=1e-5)
     noisy = gaussian.with_noise(0.5)
-    np.testing.assert_allclose(np.linalg.eigvalsh(noisy.factor @ noisy.factor.T), raised + 0.5, atol=1e-5)
+    np.testing.assert_allclose(noisy.factor @ noisy.factor.T, expected + 0.5 * np.eye(10), atol=1e-5)
     np.testing.assert_array_equal(noisy.mean, gaussian.mean)
     with pytest.raises(ValueError, match=r"variance >= 0; got -0\.1"):
         gaussian.with_noise(-0.1)
