@@ -15,8 +15,8 @@ def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float =
 
     with m the mask. Rows with holes scatter the eigenvalues of C, below 0 too: by how much, the negative ones tell, since all
     of those are scatter. Eigenvalues below the mean size of the negative ones, or below ``floor`` tr(C)/d, are raised to it;
-    then rows and columns are scaled so that the variances, which scatter far less, are those of C again. Consistent where entries are
-    missing at random whatever the values (MCAR) alone, and not of greatest likelihood.
+    then rows and columns are scaled so that the variances, which scatter far less, are those of C again. Consistent where
+    entries are missing at random whatever the values (MCAR) alone, and not of greatest likelihood.
 
     Args:
         rows: (n, *event), finite where observed; anything where hidden.
