@@ -41,7 +41,7 @@ from jaxflows.inverse.infer import infer
 
 NAME = "inverse_problems"
 FULL = {"mnist": Sizes(50, 16, None, None), "cifar10": Sizes(10, 8, None, None)}
-SCALED = {"mnist": Sizes(50, 8, 50, 8), "cifar10": Sizes(2, 8, 20, 4)}
+SCALED = {"mnist": Sizes(50, 8, 50, 8), "cifar10": Sizes(10, 8, 20, 4)}
 QUICK = dict.fromkeys(DATA, Sizes(2, 4, 4, 4))
 MOST_IMAGES = 300
 

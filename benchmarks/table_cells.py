@@ -41,7 +41,8 @@ def number(key: str, form: str = ".3g", factor: float = 1.0) -> Callable[[Row], 
             return "-"
         if isinstance(value, str):
             return value
-        return format(factor * value, ".1e" if form[-1] == "f" and form != ".0f" and abs(value) >= MOST else form)
+        ran_away = abs(factor * value) >= MOST and form.endswith("f") and not form.endswith(".0f")
+        return format(factor * value, ".1e" if ran_away else form)
 
     return cell
 

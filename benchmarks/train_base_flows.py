@@ -7,8 +7,8 @@
 
 Training is `jaxflows train --paper NAME`: multi-scale RealNVP with residual networks, uniform dequantisation, no logit, so that
 linear measurements of pixels stay linear. Whatever is not scaled down is the paper's. A run that is stopped goes on from its
-checkpoint when the same command is given again. Models stay in --run-dir, as DATA.safetensors, where
-`benchmarks.inverse_problems` finds them: that of the last run of each.
+checkpoint when the same command is given again. Models stay in --run-dir, as DATA.safetensors, that of
+the last run of each: `benchmarks.inverse_problems --model` takes one.
 
 Rows of base_flows.json: data, bits of a pixel, parameters, scales, blocks, hidden, batch_size, steps, seconds, bits_per_dim of
 the test images (dequantised once, so a bound), bits_std_error, test_images, published.
@@ -66,9 +66,9 @@ TEST_FILES = {
 }
 
 
-def model_path(data: str, *, quick: bool = False, run_dir: Path = RUN_DIR) -> Path:
+def model_path(data: str, run_dir: Path) -> Path:
     """Where the last model trained on some data lies."""
-    return (run_dir / "quick" if quick else run_dir) / f"{data}.safetensors"
+    return run_dir / f"{data}.safetensors"
 
 
 def dequantised(key: jax.Array, images: np.ndarray, bits: int) -> jax.Array:
@@ -88,7 +88,7 @@ def train(data: str, sizes: dict[str, int], options: argparse.Namespace) -> None
     """Train on one data set and save the model; SystemExit with the command's status where that is not 0."""
     label = "_".join([data, *(f"{name}{value}" for name, value in sizes.items()), f"{options.minutes:g}min"])
     path, *more = FILES[data]
-    output = model_path(data, run_dir=options.run_dir)
+    output = model_path(data, options.run_dir)
     output.parent.mkdir(parents=True, exist_ok=True)
     arguments = [
         "train", str(options.data_dir / path), *more, "--paper", data, "--output", str(output), "--epochs", "1000",
@@ -105,7 +105,7 @@ def train(data: str, sizes: dict[str, int], options: argparse.Namespace) -> None
 
 def scored(data: str, sizes: dict[str, int], options: argparse.Namespace) -> Row:
     """The row of the model of one data set, trained at these sizes, by its file and the test images."""
-    flow, params, about = persistence.load(model_path(data, run_dir=options.run_dir))
+    flow, params, about = persistence.load(model_path(data, options.run_dir))
     images = TEST_FILES[data](options.data_dir)[: options.test_images].reshape(-1, *flow.event_shape)
     with jax.default_matmul_precision("highest"):
         rows = dequantised(jax.random.key(options.seed + 1), images, about["bits"])

@@ -98,8 +98,8 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
         y: (*event,), where the search begins.
         max_steps: steps and linearisations at most.
 
-    Cost: a linearisation takes K + 1 passes of the flow and O(d K^2) arithmetic; a step some ten passes and twice as many as
-    its solve has iterations, and O(K^2) for each.
+    Cost: a linearisation takes K + 1 passes of the flow, two more where the volume counts, and O(d K^2) arithmetic; a step some
+    ten passes and twice as many as its solve has iterations, and O(K^2) for each.
     """
     border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y.dtype))
     potential = functools.partial(energy, flow, params, where)
