@@ -95,6 +95,12 @@ def gaussian_of_data(problem: Problem) -> Gaussian:
         return Gaussian(shape, archive["mean"], archive["factor"].astype(np.float64))
 
 
+def _constraint(problem: Problem) -> Chosen:
+    # no score uses the weights, which cost more than all the rest where K is thousands; nor do moves want another partition
+    options = {"weighted": False, "moves": 16, "partition": "same"} if problem.flow.bijector.explicit else {}
+    return Chosen(inverse.constraint(**options), 1.0)
+
+
 def _gaussian(problem: Problem) -> Chosen:
     began = time.perf_counter()
     distribution = gaussian_of_data(problem)
@@ -103,11 +109,11 @@ def _gaussian(problem: Problem) -> Chosen:
 
 def _image_sizes(problem: Problem) -> dict[str, int] | None:
     """Of a convolutional pre-generator (Table 4), or scaled down; None where the latent is not that of a multi-scale flow."""
-    latent = problem.flow.latent_shape
-    if len(latent) != 3 or latent == problem.flow.event_shape:
+    height, width, channels = (*problem.flow.event_shape, 1)[:3]
+    if problem.flow.latent_shape != (height // 2, width // 2, 4 * channels):
         return None
     paper = PAPER_SIZES[problem.data].pregenerator
-    return paper if problem.sizes.steps is None else {"scales": 2, "layers": 2, "blocks": 1, "hidden": 16}
+    return paper if problem.sizes.draws is None else {"scales": 2, "layers": 2, "blocks": 1, "hidden": 16}
 
 
 def _variational(factory: Callable[..., Method], family: Flow | None, problem: Problem) -> Chosen:
@@ -182,8 +188,7 @@ def _plmcmc(problem: Problem) -> Chosen:
 
 # name -> the method for a problem
 METHODS: dict[str, Callable[[Problem], Chosen]] = {
-    # no score uses the weights, and those of colour images cost more than all the rest
-    "constraint": lambda problem: Chosen(inverse.constraint(weighted=problem.data == "mnist"), 1.0),
+    "constraint": _constraint,
     "gaussian": _gaussian,
     "sparse_dct": lambda problem: Chosen(inverse.sparse(), 1.0),
     "sparse_haar": lambda problem: Chosen(inverse.sparse(basis="haar"), 1.0),

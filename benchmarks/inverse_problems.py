@@ -6,7 +6,8 @@
     python -m benchmarks.inverse_problems --only mnist --count 10 --steps 200 --draws 32 --max-seconds 400    # in between
     python -m benchmarks.inverse_problems --quick           # one task, few steps; writes to --run-dir
 
-The flow of MNIST is the shipped one, that of CIFAR-10 what `benchmarks.train_cifar_flow` has trained; `--model` takes another.
+The flows are those that the package ships, of `benchmarks.train_mnist_flow` and `benchmarks.train_whitened_flow`; `--model`
+takes another.
 What is measured, exactly, is an event as the flow models it: a test image with normal noise, or of few bits spread over their
 cells, as the model's file says. `crps` and `coverage_90` are against this event; `psnr`, `ssim`, `rmse_mean` and `rmse_sample`
 against the image without the noise, means clipped to [0, 1]. In inpainting whole pixels are hidden, and what was observed is
@@ -41,7 +42,7 @@ from jaxflows.inverse.infer import infer
 
 NAME = "inverse_problems"
 FULL = {"mnist": Sizes(50, 16, None, None), "cifar10": Sizes(10, 8, None, None)}
-SCALED = {"mnist": Sizes(50, 8, 50, 8), "cifar10": Sizes(10, 8, 20, 4)}
+SCALED = {"mnist": Sizes(50, 8, 50, 8), "cifar10": Sizes(10, 8, None, 8)}
 QUICK = dict.fromkeys(DATA, Sizes(2, 4, 4, 4))
 MOST_IMAGES = 300
 
@@ -70,7 +71,7 @@ def loaded(data: str, model: Path, data_dir: Path, run_dir: Path) -> Problem:
         flow, params, about = persistence.load(model)
         pixels = pixels_of(about)
     except persistence.ModelFileError as error:
-        raise SystemExit(f"{error}: python -m benchmarks.train_cifar_flow writes that of cifar10") from None
+        raise SystemExit(str(error)) from None
     except ValueError as error:
         raise SystemExit(f"{model}: {error}") from None
     size = DATA[data].test(data_dir)[0].size
@@ -152,8 +153,7 @@ def main() -> None:
         parser.error(f"--model {options.model}: expected one data set in --only; got {' and '.join(sources)}")
     problems = {}
     for data in sources:
-        source = DATA[data]
-        model = options.model or (source.quick_model if options.quick else source.model)
+        model = options.model or DATA[data].model
         sizes = (FULL if options.full else QUICK if options.quick else SCALED)[data]._replace(**given)
         problems[data] = loaded(data, model, options.data_dir, options.run_dir)._replace(sizes=sizes)
     tasks, kept = {}, {}

@@ -10,11 +10,10 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.train_cifar_flow import MODEL as CIFAR_MODEL
-from benchmarks.train_cifar_flow import QUICK_MODEL as QUICK_CIFAR_MODEL
 from benchmarks.train_cifar_flow import cifar_images
 from benchmarks.train_mnist_flow import MODEL as MNIST_MODEL
 from benchmarks.train_mnist_flow import mnist_images
+from benchmarks.train_whitened_flow import MODEL as CIFAR_MODEL
 from jaxflows import measurements
 from jaxflows.bijectors.base import Shape
 from jaxflows.cli.train_options import MOST_BITS
@@ -112,13 +111,11 @@ class Source(NamedTuple):
 
     Attributes:
         model: the flow that is conditioned where no other is named.
-        quick_model: the same with ``--quick``.
         test, train: ``folder of all data sets -> images of 8 bits``.
         tasks: what is measured of it.
     """
 
     model: Path
-    quick_model: Path
     test: Callable[[Path], np.ndarray]
     train: Callable[[Path], np.ndarray]
     tasks: tuple[str, ...]
@@ -127,11 +124,11 @@ class Source(NamedTuple):
 DATA = {
     # the shipped sample of the test digits, which every other benchmark of digits completes
     "mnist": Source(
-        MNIST_MODEL, MNIST_MODEL, lambda folder: load_digits_sample()[0],
+        MNIST_MODEL, lambda folder: load_digits_sample()[0],
         lambda folder: mnist_images(folder / "mnist", "train"), tuple(task for task in TASKS if task != "colourisation"),
     ),
     "cifar10": Source(
-        CIFAR_MODEL, QUICK_CIFAR_MODEL,
+        CIFAR_MODEL,
         functools.cache(lambda folder: cifar_images(folder / "cifar10", "test")),
         functools.cache(lambda folder: cifar_images(folder / "cifar10", "train")),
         tuple(task for task in TASKS if not task.startswith("compressed_sensing")),

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
+from jaxflows.cosines import cosine_matrix
 from jaxflows.observation import LinearMeasurement, linear, mask
 
 # luminance of linear RGB (ITU-R BT.709)
@@ -158,13 +159,7 @@ def _sides(event_shape: tuple[int, ...]) -> tuple[int, int]:
 
 def _cosines(height: int, width: int) -> np.ndarray:
     """The orthonormal two-dimensional DCT-II, (height width, height width), a row a frequency."""
-
-    def axis(side: int) -> np.ndarray:
-        rows = np.cos(np.pi * np.outer(np.arange(side), np.arange(side) + 0.5) / side) * math.sqrt(2 / side)
-        rows[0] /= math.sqrt(2)
-        return rows
-
-    return np.kron(axis(height), axis(width))
+    return np.kron(cosine_matrix(height), cosine_matrix(width))
 
 
 def _of_plane(event_shape: tuple[int, ...], rows: np.ndarray) -> LinearMeasurement:

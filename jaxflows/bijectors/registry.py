@@ -24,6 +24,7 @@ FAMILIES = {
     "conditional_coupling": "coupling",
     "continuous": "continuous",
     "conv1x1": "conv1x1",
+    "cosine_affine": "cosine",
     "factor_out": "factor_out",
     "invert": "invert",
     "logit": "logit",

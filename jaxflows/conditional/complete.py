@@ -20,7 +20,7 @@ from jaxflows.conditional.mixture import draw_mixture
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
 from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
-from jaxflows.conditional.sample import Draws, draw_samples
+from jaxflows.conditional.sample import Draws, check_moves, draw_samples
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
@@ -43,6 +43,7 @@ class _Settings(NamedTuple):
     mesh: Mesh | None
     weighted: bool
     antithetic: bool
+    moves: int
 
 
 class _Batch(NamedTuple):
@@ -60,7 +61,7 @@ def _draw_rows(settings: _Settings, solver: ConstraintSolver, params: Params, ba
         return draw_samples(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
             posterior=settings.posterior, fitted=fit, solver=solver, max_hidden=settings.max_hidden,
-            weighted=settings.weighted, antithetic=settings.antithetic,
+            weighted=settings.weighted, antithetic=settings.antithetic, moves=settings.moves,
         )  # fmt: skip
 
     every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(*rows), settings.mesh)
@@ -95,6 +96,7 @@ def complete(
     anchors: int = 1,
     weighted: bool = True,
     antithetic: bool = False,
+    moves: int = 0,
     resume: Completion | None = None,
     progress: bool = True,
     devices: Devices = None,
@@ -128,6 +130,10 @@ def complete(
         antithetic: draw in pairs, eta and -eta about the posterior's middle. Each draw has the law it had; of a pair the
             errors of a mean cancel, all of them where the flow is affine, so that ``mean`` is that of many more draws.
             Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``.
+        moves: Hamiltonian trajectories by which every draw is moved after that, exact in their limit and with nothing to solve
+            (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
+            moves. Without weights draws that no solver solved begin at the anchor and count as all others, and nothing is
+            tried again.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -139,10 +145,12 @@ def complete(
     Raises:
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
-            a posterior or a partition, which are then not free.
+            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, or of a
+            posterior that starts elsewhere than at Gauss-Newton's.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
-        K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. Inside
+        K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that; and a move of
+        a draw 8 gradients of log p. Inside
         ``jit`` use `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)
@@ -153,6 +161,9 @@ def complete(
     if anchors > 1 and not (posterior is None and partition in ("auto", "tangent")):
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     choice = posterior_choice(posterior, observed, partition, fit_steps)
+    check_moves(moves, antithetic, choice.family.start == "gauss_newton")
+    if moves and anchors > 1:
+        raise ValueError(f"expected a single anchor with moves; got {anchors}")
     mesh = row_mesh(devices, jax.local_devices())
     params = replicated(params, mesh)
     result = blank(measured, num_samples) if resume is None else checked_resume(resume, measured, num_samples)
@@ -162,7 +173,7 @@ def complete(
     max_hidden = hidden_slots(measured, flow.size)
     settings = _Settings(
         flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh,
-        weighted, antithetic,
+        weighted, antithetic, moves,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares
@@ -197,6 +208,8 @@ def _work(settings: _Settings, params: Params, batch: _Batch) -> Draws:
     fitted = _fit(settings, params, batch)
     solver = settings.solver or quick_solver(is_anchored(settings.posterior, fitted.start))
     drawn = _draw(settings, solver, params, batch, fitted)
+    if settings.moves and not settings.weighted:
+        return jax.block_until_ready(drawn)
     # only the rows with a draw left unsolved pay for what follows, and only then is it compiled
     for row in map(int, np.flatnonzero(np.asarray(drawn.solve.converged) < 1.0)):
         drawn = _retried(settings, params, _row(batch, row), _row(fitted, row), drawn, row)

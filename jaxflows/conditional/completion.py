@@ -28,6 +28,7 @@ class RowInfo(NamedTuple):
         evaluations: block evaluations spent.
         partition: the partition of the latent that was used, a name of `jaxflows.conditional.partition.PARTITIONS`.
         overlap: smallest cosine between the free latent and the tangent space at the anchor, in [0, 1]; NaN with a prior.
+        acceptance: mean chance of the moves after the draws to be accepted; NaN without moves.
         seconds: wall time, compilation included where it happened.
         done: False for rows that an interrupt left untouched; their samples are NaN where hidden.
     """
@@ -42,6 +43,7 @@ class RowInfo(NamedTuple):
     evaluations: np.ndarray
     partition: np.ndarray
     overlap: np.ndarray
+    acceptance: np.ndarray
     seconds: np.ndarray
     done: np.ndarray
 
@@ -162,5 +164,6 @@ def store(result: Completion, measured: MeasuredRows, batch: np.ndarray, drawn: 
     result.info.evaluations[batch] = drawn.solve.evaluations
     result.info.partition[batch] = np.asarray(PARTITIONS)[drawn.partition]
     result.info.overlap[batch] = drawn.overlap
+    result.info.acceptance[batch] = drawn.acceptance
     result.info.seconds[batch] = seconds / kept
     result.info.done[batch] = True

@@ -116,7 +116,8 @@ def draw_mixture(
     def drawn(events: jax.Array, log_weights: jax.Array, report: WeightReport, infos: SolveInfo, spent: jax.Array) -> Draws:
         solve = solves_in_all(infos, spent + jnp.sum(references.info.evaluations))
         overlap = jnp.min(references.overlap)
-        return Draws(events, log_weights, references.anchor[best], references.partition[best], overlap, report, solve)
+        still = jnp.full((), jnp.nan, events.dtype)
+        return Draws(events, log_weights, references.anchor[best], references.partition[best], overlap, still, report, solve)
 
     wide = num_samples // WIDE_ONE_IN if weighted else 0
     if antithetic:

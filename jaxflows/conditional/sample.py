@@ -12,6 +12,7 @@ from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, w
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import Hidden, hidden
+from jaxflows.conditional.moves import move
 from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.flows import Flow
@@ -31,6 +32,7 @@ class Draws(NamedTuple):
         anchor: (*event,), the reference's own completion (of least energy for Gauss-Newton).
         partition: which part of the latent was free, a position in `jaxflows.conditional.partition.PARTITIONS`.
         overlap: smallest cosine between it and the tangent space at the anchor; NaN where none was measured.
+        acceptance: mean chance of the moves after the draw to be accepted; NaN where there were none.
         report: the diagnostics of the weights.
         solve: the solver's report: worst residual, most steps, share converged, evaluations in all, the reference's too.
     """
@@ -40,6 +42,7 @@ class Draws(NamedTuple):
     anchor: jax.Array
     partition: jax.Array
     overlap: jax.Array
+    acceptance: jax.Array
     report: WeightReport
     solve: SolveInfo
 
@@ -60,6 +63,7 @@ def draw_samples(
     max_hidden: int | None = None,
     weighted: bool = True,
     antithetic: bool = False,
+    moves: int = 0,
 ) -> Draws:
     """Draw completions of ONE observation and weigh them; a pure function, to be used under ``jit`` and ``vmap``.
 
@@ -79,10 +83,15 @@ def draw_samples(
         max_hidden: static bound on the hidden coordinates; when None that of ``fitted``, or the event's size.
         weighted: whether draws are weighed. If not, solved draws count alike and ``report`` is NaN.
         antithetic: draw in pairs eta and -eta (`standard_normals`).
+        moves: trajectories by which every draw is then moved (`jaxflows.conditional.moves`), an unsolved one from the anchor.
+            Weights stay those of the draws before; without weights unsolved draws come to count as all others.
 
     Returns:
         The draws. Cost: the reference's (two linearisations of K JVPs, or more), S constraint solves, and for every draw's
         weight K JVPs, the flow's exact log-determinant and one K x K factorisation.
+
+    Raises:
+        ValueError: an unknown partition; moves of antithetic draws, or with a reference that linearised nothing.
     """
     posterior = gauss_newton() if posterior is None else posterior
     check_partition(partition)
@@ -98,6 +107,8 @@ def draw_samples(
         theta, start = fitted
     if solver is None:
         solver = thorough_solver(flow, is_anchored(posterior, start))
+    check_moves(moves, antithetic, is_anchored(posterior, start))
+    unturned = (flow, params)
     flow, params = framed(flow, params, start.rotation)
     eps = standard_normals(k_draw, num_samples, flow, where, y_observed.dtype, antithetic)
 
@@ -107,15 +118,30 @@ def draw_samples(
         return drawn.solution.y, drawn.log_weight, drawn.info
 
     samples, log_weights, infos = jax.vmap(one)(eps)
+    spent, acceptance = start.info.evaluations, jnp.full((), jnp.nan, samples.dtype)
     if weighted:
         gaps = jax.lax.map(lambda y: log_det_gap(flow, params, where, y), samples)
         log_weights = usable(log_weights + gaps, infos.converged)
         report = weight_report(log_weights)
     else:
-        log_weights, report = unweighted(infos.converged, log_weights.dtype)
+        log_weights, report = unweighted(infos.converged | (moves > 0), log_weights.dtype)
+    if moves:
+        begin = jnp.where(infos.converged.reshape(-1, *(1 for _ in y_observed.shape)), samples, start.anchor)
+        moved = move(jax.random.fold_in(key, 1), *unturned, where, start, begin, moves)
+        samples, acceptance, spent = moved.samples, moved.acceptance, spent + moved.evaluations
     samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
-    solve = solves_in_all(infos, start.info.evaluations)
-    return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, report, solve)
+    solve = solves_in_all(infos, spent)
+    return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, acceptance, report, solve)
+
+
+def check_moves(moves: int, antithetic: bool, anchored: bool) -> None:
+    """Raise ValueError for moves that cannot be."""
+    if moves < 0:
+        raise ValueError(f"expected moves >= 0; got {moves}")
+    if moves and antithetic:
+        raise ValueError("expected no moves of antithetic draws, which they would part; got both")
+    if moves and not anchored:
+        raise ValueError("expected a posterior that starts at Gauss-Newton's with moves, which take their mass from there")
 
 
 def standard_normals(key: jax.Array, count: int, flow: Flow, where: Hidden, dtype: jnp.dtype, antithetic: bool) -> jax.Array:

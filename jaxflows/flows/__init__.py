@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jaxflows.flows.residual_densenet_flows import residual_densenet, residual_densenet_image
     from jaxflows.flows.residual_flows import residual, residual_image
     from jaxflows.flows.sylvester_flows import sylvester
+    from jaxflows.flows.whitened_flows import whitened_image
 
 __all__ = [
     "PAPER_SIZES",
@@ -46,6 +47,7 @@ __all__ = [
     "residual_image",
     "standard_normal_log_prob",
     "sylvester",
+    "whitened_image",
 ]
 
 # factory -> module of this package
@@ -67,6 +69,7 @@ _PLACES = {
     "residual_densenet_image": "residual_densenet_flows",
     "residual_image": "residual_flows",
     "sylvester": "sylvester_flows",
+    "whitened_image": "whitened_flows",
 }
 
 __getattr__, __dir__ = lazy_names(__name__, {name: f"{__name__}.{module}:{name}" for name, module in _PLACES.items()}, __all__)

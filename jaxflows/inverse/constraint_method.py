@@ -28,6 +28,7 @@ def constraint(
     anchors: int = 1,
     weighted: bool = True,
     antithetic: bool = False,
+    moves: int = 0,
 ) -> Method:
     """`jaxflows.complete` on the measurement, or with Gaussian noise on the flow extended by it (docs/inverse.md).
 
@@ -35,7 +36,7 @@ def constraint(
     and nothing is smoothed: without noise A y = b holds to rounding.
 
     Args:
-        posterior, fit_steps, solver, partition, anchors, weighted, antithetic: as `jaxflows.complete`.
+        posterior, fit_steps, solver, partition, anchors, weighted, antithetic, moves: as `jaxflows.complete`.
 
     Cost: that of `jaxflows.complete` for one row; with noise all d dimensions of the event are free.
     """
@@ -50,17 +51,16 @@ def constraint(
         done = complete(
             key, whole, params, np.asarray(measurement.values)[None], operator, num_samples=num_samples, posterior=posterior,
             fit_steps=fit_steps, solver=solver, partition=partition, anchors=anchors, weighted=weighted, antithetic=antithetic,
-            progress=False,
+            moves=moves, progress=False,
         )  # fmt: skip
         events = jnp.asarray(done.samples[0]).reshape(num_samples, -1)[:, : flow.size]
         events = events.reshape(num_samples, *flow.event_shape)
         shift = log_volume(operator)
         notes = list(done.notes)
         if done.info.converged[0] < 1.0:
-            notes.append(
-                f"{round(num_samples * (1.0 - float(done.info.converged[0])))} of {num_samples} constraints were not solved: "
-                "those samples have weight zero"
-            )
+            lost = round(num_samples * (1.0 - float(done.info.converged[0])))
+            fate = "were moved from the anchor" if moves and not weighted else "have weight zero"
+            notes.append(f"{lost} of {num_samples} constraints were not solved: those samples {fate}")
         return Outcome(
             samples=events,
             misfit=jax.vmap(lambda y: misfit(measurement, y))(events),

@@ -9,10 +9,12 @@ import pytest
 
 from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.chain import chain, scan_chain
+from jaxflows.bijectors.cosine import cosine_affine
 from jaxflows.bijectors.invert import invert
 from jaxflows.bijectors.logit import dequantise, logit
 from jaxflows.bijectors.residual import residual_dense
 from jaxflows.bijectors.squeeze import squeeze
+from jaxflows.cosines import cosine_matrix
 
 AXES = {"element": (0,), "channel": (0, 1, 2), "event": (0, 1, 2, 3)}
 
@@ -120,3 +122,62 @@ def test_equal_options_give_the_identical_layer_and_double_inversion_is_the_laye
     assert invert(invert(block)) is block
     assert chain(block, block) is chain(block, block)
     assert scan_chain(block, 2) is scan_chain(block, 2)
+
+
+def _textures(count, key=0):
+    """Images (count, 6, 4, 3) whose law is the same at every place: white noise blurred across edges, channels mixed."""
+    white = np.random.default_rng(key).standard_normal((count, 6, 4, 3))
+    gain = 1.0 / (1.0 + np.add.outer(np.arange(6), np.arange(4)))
+    waves = white * gain[..., None] @ np.asarray([[1.0, 0.5, 0.2], [0.0, 1.0, 0.7], [0.0, 0.0, 0.3]])
+    down, across = cosine_matrix(6), cosine_matrix(4)
+    return jnp.asarray(2.0 + np.einsum("ba,dc,nbde->nace", down, across, waves), jnp.float32)
+
+
+def test_the_first_batch_leaves_cosine_affine_white():
+    layer, batch = cosine_affine(), _textures(4000)
+    params = layer.fit_to_data(layer.init(jax.random.key(0), batch.shape[1:]), batch)
+    out = np.asarray(jax.vmap(lambda u: layer.transform(params, u))(batch)).reshape(len(batch), -1)
+    covariance = np.cov(out, rowvar=False)
+    np.testing.assert_allclose(out.mean(axis=0), 0.0, atol=1e-4)
+    # between frequencies there is no correlation but the chance one of so many rows: four of its standard deviations
+    np.testing.assert_allclose(covariance, np.eye(covariance.shape[0]), atol=4.5 / np.sqrt(len(batch)))
+    # within a frequency it is the batch's own, and gone
+    waves = np.einsum("ab,cd,nbde->nace", cosine_matrix(6), cosine_matrix(4), out.reshape(batch.shape))
+    one = np.cov(waves[:, 2, 1], rowvar=False)
+    np.testing.assert_allclose(one, np.eye(3), atol=2e-3)
+
+
+def test_cosine_affine_is_the_matrix_that_its_parameters_say():
+    layer = cosine_affine()
+    rng = np.random.default_rng(3)
+    params = {"shift": rng.standard_normal((3, 2, 2)), "factor": rng.standard_normal((3, 2, 2, 2))}
+    waves = np.kron(np.kron(cosine_matrix(3), cosine_matrix(2)), np.eye(2))
+    triangles = np.zeros((12, 12))
+    for place in range(6):
+        factor = params["factor"].reshape(6, 2, 2)[place]
+        triangles[2 * place : 2 * place + 2, 2 * place : 2 * place + 2] = np.tril(factor, -1) + np.diag(np.exp(np.diag(factor)))
+    u = rng.standard_normal((3, 2, 2))
+    expected = waves.T @ triangles @ waves @ (u - params["shift"]).reshape(-1)
+    got = layer.transform(jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params), jnp.asarray(u, jnp.float32))
+    np.testing.assert_allclose(np.asarray(got).reshape(-1), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_cosine_affine_starts_finite_on_one_row_on_constant_channels_and_on_tiny_data():
+    layer = cosine_affine()
+    image = jnp.ones((4, 4, 2))
+    params = layer.fit_to_data({}, image[None])
+    np.testing.assert_array_equal(layer.transform(params, image), 0.0)
+    np.testing.assert_allclose(params["factor"], 0.0, atol=1e-6)
+    constant = _textures(64).at[..., 1].set(0.5)
+    params = layer.fit_to_data({}, constant)
+    assert float(jnp.max(params["factor"])) <= np.log(1e3 / 0.1)
+    assert np.all(np.isfinite(jax.vmap(lambda u: layer.transform(params, u))(constant)))
+    tiny = 1e-5 * _textures(500)
+    params = layer.fit_to_data({}, tiny)
+    np.testing.assert_allclose(jnp.var(jax.vmap(lambda u: layer.transform(params, u))(tiny)), 1.0, rtol=1e-2)
+    with pytest.raises(ValueError, match="at least one row"):
+        layer.fit_to_data({}, tiny[:0])
+    with pytest.raises(ValueError, match="height, width, channels"):
+        layer.init(jax.random.key(0), (4, 4))
+    with pytest.raises(ValueError, match="scale_floor > 0"):
+        cosine_affine(scale_floor=0.0)
