@@ -147,12 +147,10 @@ def chain(*layers: Bijector) -> Bijector:
 # into stacked arrays, which cost as much as a coupling's own work (half of a spline flow's training step). Compile time
 # stays flat beyond
 _UNROLLED = 4
-# axes of an image, whose layers hold convolutions
-_SPATIAL = 3
 
 
 def _explicit_scan(step: Callable[..., Any], start: Any, params: Params, *, reverse: bool = False) -> Any:
-    """The last carry of `jax.lax.scan`, unrolled where it is differentiated and where convolutions would be in a loop.
+    """The last carry of `jax.lax.scan`, unrolled where it is differentiated.
 
     Otherwise a loop is the faster program: it takes a layer's parameters out of their stack right before they are used. Two
     copies to an iteration are as fast in small batches as one and faster in large ones, but a rest of one is not.
@@ -162,9 +160,6 @@ def _explicit_scan(step: Callable[..., Any], start: Any, params: Params, *, reve
 
     def unrolled(start: Any, params: Params) -> Any:
         return jax.lax.scan(step, start, params, reverse=reverse, unroll=_UNROLLED)[0]
-
-    if jax.tree.leaves(start)[0].ndim >= _SPATIAL:
-        return unrolled(start, params)
 
     @jax.custom_jvp
     def looped(start: Any, params: Params) -> Any:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 from jaxflows.cli.errors import CommandError
 from jaxflows.cli.stop_signals import termination_interrupts
-from jaxflows.cli.train_options import EM_EPOCHS, EM_ROUNDS, EPILOG, MOST_BITS, add_options, by_rounds, check_options, fill_in
+from jaxflows.cli.train_options import (
+    EM_EPOCHS,
+    EM_ROUNDS,
+    EPILOG,
+    IMAGE_FLOWS,
+    MOST_BITS,
+    add_options,
+    by_rounds,
+    check_options,
+    fill_in,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,9 +56,10 @@ def run(options: argparse.Namespace) -> int:
     eight_bit = array.dtype.name == "uint8"
     if options.bits is not None and not eight_bit:
         raise CommandError(f"--bits {options.bits}: expected 8-bit images; got numbers of type {array.dtype}")
-    if options.flow == "realnvp":
+    if options.flow in IMAGE_FLOWS:
         if array.ndim not in (3, 4):
-            raise CommandError(f"--flow realnvp: expected images (n, height, width) or with channels; got shape {array.shape}")
+            expected = "expected images (n, height, width) or with channels"
+            raise CommandError(f"--flow {options.flow}: {expected}; got shape {array.shape}")
         array = array[..., None] if array.ndim == 3 else array
     scale = (_PIXEL_SCALE if eight_bit else 1.0) if options.scale is None else options.scale
     divisor = _PIXEL_SCALE
@@ -104,11 +115,15 @@ def _train(
     if options.flow == "residual":
         flow = flows.residual(event_shape=event_shape, blocks=options.blocks, hidden=options.hidden)
     else:
-        sizes = {"scales": options.scales, "blocks": options.blocks, "hidden": options.hidden[0]}
+        sizes = {"blocks": options.blocks, "hidden": options.hidden[0]}
+        named = "--flow whitened" if options.scales is None else f"--scales {options.scales}"
         try:
-            flow = flows.realnvp_image(event_shape=event_shape, **sizes)
+            if options.scales is None:
+                flow = flows.whitened_image(event_shape=event_shape, **sizes)
+            else:
+                flow = flows.realnvp_image(event_shape=event_shape, scales=options.scales, **sizes)
         except ValueError as error:
-            raise CommandError(f"--scales {options.scales}: cannot divide images of {options.data}: {error}") from None
+            raise CommandError(f"{named}: cannot divide images of {options.data}: {error}") from None
     metadata = {
         "data": options.data.name, "training_rows": len(rows.values), **scaling, "noise_std": options.noise,
         "batch_size": options.batch_size, "learning_rate": options.learning_rate, "seed": options.seed,

@@ -16,12 +16,16 @@ MOST_BITS = 8
 # of the flows of Whang et al. 2021, `jaxflows.flows.PAPER_SIZES`, which is not imported to read the options
 _PAPER = ("mnist", "cifar10", "celeba")
 
+# those that take images alone
+IMAGE_FLOWS = ("realnvp", "whitened")
+
 EPILOG = """examples:
   jaxflows train table.csv --output table.safetensors
   jaxflows train train-images-idx3-ubyte.gz --output digits.safetensors --hidden 200 --minutes 55 --checkpoint runs/digits
   jaxflows train train-images-idx3-ubyte.gz --output base.safetensors --paper mnist --minutes 60
   jaxflows train cifar10 --files 'train_*.webp' --tile 32 --output base.safetensors --paper cifar10 --hidden 32 --blocks 4
   jaxflows train faces --output faces.safetensors --flow realnvp --bits 5
+  jaxflows train faces --output faces.safetensors --flow whitened --epochs 5
   jaxflows train --incomplete holes.csv --output table.safetensors --epochs 200 --metrics run.jsonl
   jaxflows train --incomplete holes.csv --output table.safetensors --labels classes.csv
   jaxflows train --incomplete rows.npz --key rows --mask-key observed --output rows.safetensors --posterior gauss_newton
@@ -55,27 +59,27 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--bits", type=_bits, metavar="N", help="of a pixel, at most 8; in place of --scale and --noise")
     parser.add_argument(
         "--flow",
-        choices=("residual", "realnvp"),
-        help="realnvp: multi-scale, of images, explicit both ways (default: residual)",
+        choices=("residual", *IMAGE_FLOWS),
+        help="of images, explicit both ways: whitened, small and soon good, or realnvp, multi-scale (default: residual)",
     )
     parser.add_argument("--paper", choices=_PAPER, help="--flow realnvp of the sizes of Whang et al. 2021 for these data")
     parser.add_argument(
         "--blocks",
         type=types.count(1),
         metavar="N",
-        help="residual blocks; of realnvp, of each coupling's network (default: 8)",
+        help="residual blocks (default: 8); of each coupling's network (realnvp: 8, whitened: 1)",
     )
     parser.add_argument(
         "--hidden", type=types.widths, metavar="WIDTHS",
-        help="of each block, as 128 or 128,64 (default: 128); of realnvp, channels (default: 32)",
+        help="of each block, as 128 or 128,64 (default: 128); of realnvp and whitened, channels (default: 32)",
     )  # fmt: skip
     parser.add_argument("--scales", type=types.count(1), metavar="N", help="of realnvp (default: 3)")
     parser.add_argument(
         "--epochs", type=types.count(1), metavar="N", help=f"default: 50; of each round of --posterior: {EM_EPOCHS}"
     )
     parser.add_argument("--minutes", type=types.positive, help="stop after this time, the learning rate at 0 by then")
-    parser.add_argument("--batch-size", type=types.count(1), metavar="N", help="default: 256")
-    parser.add_argument("--learning-rate", type=types.positive, metavar="RATE", help="peak (default: 0.001)")
+    parser.add_argument("--batch-size", type=types.count(1), metavar="N", help="default: 256, of whitened 64")
+    parser.add_argument("--learning-rate", type=types.positive, metavar="RATE", help="peak (default: 0.001, of whitened 0.002)")
     parser.add_argument("--validation", type=types.fraction, metavar="SHARE", help="of the rows held out (default: 0.1)")
     parser.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="keep checkpoints here, and go on from them")
     parser.add_argument(
@@ -147,15 +151,15 @@ def check_options(options: argparse.Namespace) -> None:
         raise CommandError("--labels-key: only with --labels")
     if options.mask is not None:
         check_mask(options.mask)
-    if options.paper is not None and options.flow == "residual":
+    if options.paper is not None and options.flow not in (None, "realnvp"):
         raise CommandError(f"--paper {options.paper}: only with --flow realnvp, which it implies")
-    realnvp = options.flow == "realnvp" or options.paper is not None
-    if realnvp and options.incomplete:
-        raise CommandError("--flow realnvp: not with --incomplete, which trains residual flows")
-    if options.scales is not None and not realnvp:
+    flow = "realnvp" if options.paper is not None else options.flow
+    if flow in IMAGE_FLOWS and options.incomplete:
+        raise CommandError(f"--flow {flow}: not with --incomplete, which trains residual flows")
+    if options.scales is not None and flow != "realnvp":
         raise CommandError("--scales: only with --flow realnvp")
-    if realnvp and options.hidden is not None and len(options.hidden) > 1:
-        raise CommandError("--hidden: expected one number of channels with --flow realnvp")
+    if flow in IMAGE_FLOWS and options.hidden is not None and len(options.hidden) > 1:
+        raise CommandError(f"--hidden: expected one number of channels with --flow {flow}")
     bits = options.bits is not None or options.paper is not None
     for name in ("scale", "noise", "incomplete"):
         if bits and getattr(options, name):
@@ -167,8 +171,11 @@ def check_options(options: argparse.Namespace) -> None:
 
 def fill_in(options: argparse.Namespace) -> None:
     """The options that were not given: those of the paper, or the defaults."""
-    given: dict[str, Any] = {"batch_size": 256, "learning_rate": 1e-3, "flow": "residual", "blocks": 8}
-    given |= {"hidden": (128,)} if options.flow != "realnvp" else {"hidden": (32,), "scales": 3}
+    given: dict[str, Any] = {"batch_size": 256, "learning_rate": 1e-3, "flow": "residual", "blocks": 8, "hidden": (128,)}
+    if options.flow == "realnvp":
+        given |= {"hidden": (32,), "scales": 3}
+    if options.flow == "whitened":
+        given |= {"batch_size": 64, "learning_rate": 2e-3, "blocks": 1, "hidden": (32,)}
     if options.paper is not None:
         from jaxflows.flows import PAPER_SIZES
 

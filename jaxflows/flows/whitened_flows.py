@@ -16,7 +16,7 @@ from jaxflows.flows.flow import Flow, flow_of
 
 @factory
 def whitened_image(
-    *, event_shape: Shape, patch: int = 4, layers: int = 8, hidden: int = 48, blocks: int = 1, bound: float = 2.0
+    *, event_shape: Shape, patch: int = 4, layers: int = 4, hidden: int = 32, blocks: int = 1, bound: float = 2.0
 ) -> Flow:
     """A Gaussian in the cosine transform, then affine couplings on patches: of their channels, then on checkerboards.
 

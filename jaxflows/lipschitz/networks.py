@@ -174,7 +174,7 @@ def dense(*, hidden: tuple[int, ...], activation: str = "clipswish", coeff: floa
 
 
 def _convolve(kernel: jax.Array, t: jax.Array) -> jax.Array:
-    return convolution(t, kernel, looped=True)
+    return convolution(t, kernel)
 
 
 def conv_layer(key: jax.Array, extent: tuple[int, int], side: int, n_in: int, n_out: int) -> Params:

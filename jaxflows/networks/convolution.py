@@ -4,8 +4,10 @@
 
 XLA's CPU compiler has fast programs for convolutions in one layout alone. Those of gradients are in others, from which it
 brings a program's entry back, but no loop or branch: there they take up to thirty times as long. A residual block's training,
-its log-determinant and its inverse are loops. There, a convolution is one product of matrices between shifts by whole pixels:
-its derivatives of every order, either way, are such products and shifts again.
+its log-determinant and its inverse are loops; so is every search, chain and fit that conditions a flow of couplings. On a CPU,
+therefore, a convolution is one product of matrices between shifts by whole pixels: its derivatives of every order, either way,
+are such products and shifts again. In a program's entry alone, as in the training of couplings, XLA's own would be the faster
+by a third (docs/design.md, section 10).
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 
-def convolution(images: jax.Array, kernel: jax.Array, precision: Any = None, *, looped: bool) -> jax.Array:
+def convolution(images: jax.Array, kernel: jax.Array, precision: Any = None) -> jax.Array:
     """The convolution that flows on images are made of.
 
     Elsewhere than on a CPU it is `jax.lax.conv_general_dilated` always. Tracing settles it, by `jax.default_backend`:
@@ -27,8 +29,6 @@ def convolution(images: jax.Array, kernel: jax.Array, precision: Any = None, *, 
         images: (*batch, height, width, inputs).
         kernel: (rows, columns, inputs, outputs), of any sides.
         precision: of products, as `jax.lax.dot` takes it.
-        looped: whether it is differentiated in a loop or a branch. Where it is in a program's entry alone, XLA's own program
-            is up to 1.7 times as fast as the product.
 
     Returns:
         (*batch, height, width, outputs).
@@ -36,9 +36,7 @@ def convolution(images: jax.Array, kernel: jax.Array, precision: Any = None, *, 
     Cost: ``rows columns inputs outputs`` multiplications a pixel; as a product, memory for as many numbers a pixel as the least
     of ``rows columns inputs``, ``rows columns outputs`` and ``columns inputs + rows outputs``.
     """
-    # of an image smaller than the kernel XLA takes one for the other, and on a CPU has no fast program for what comes of it
-    small = images.shape[-3] < kernel.shape[0] or images.shape[-2] < kernel.shape[1]
-    if jax.default_backend() == "cpu" and (looped or small):
+    if jax.default_backend() == "cpu":
         return _product_of_shifts(images, kernel, precision)
     flat = images.reshape(-1, *images.shape[-3:])
     output = jax.lax.conv_general_dilated(

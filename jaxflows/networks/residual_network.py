@@ -27,13 +27,12 @@ def _linear(spatial: bool) -> Callable[..., nn.Module]:
 def _convolve(images: jax.Array, kernel: jax.Array, strides: Any, padding: Any, *, precision: Any, **options: Any) -> jax.Array:
     # as flax calls it; strides, padding and options are those of every convolution here
     del strides, padding, options
-    return convolution(images, kernel, precision, looped=False)
+    return convolution(images, kernel, precision)
 
 
 # blocks to an iteration of the scan: its gradient copies what it keeps into stacked arrays, and two blocks are the default.
-# XLA's convolutions must not be in a loop at all on a CPU (`jaxflows.networks.convolution`). One iteration is a loop too,
-# unless it is unrolled
-_UNROLLED, _UNROLLED_SPATIAL = 2, 8
+# One iteration is a loop too, unless it is unrolled
+_UNROLLED = 2
 
 
 class _Block(nn.Module):
@@ -52,8 +51,7 @@ class ResidualNetwork(nn.Module):
 
         t_0 = A u,   t_{k+1} = t_k + C_k phi(B_k phi(t_k)),   output = D phi(t_K),   phi = SiLU
 
-    A, B, C and D are affine. Blocks run in one scan: compile time does not depend on how many there are, beyond two of matrices
-    and eight of convolutions.
+    A, B, C and D are affine. Blocks run in one scan: compile time does not depend on how many there are, beyond two.
 
     Attributes:
         outputs: features (spatial: channels) of the output.
@@ -75,7 +73,7 @@ class ResidualNetwork(nn.Module):
         linear = _linear(self.spatial)
         scanned: Any = nn.scan(
             _Block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.blocks,
-            unroll=_UNROLLED_SPATIAL if self.spatial else _UNROLLED,
+            unroll=_UNROLLED,
         )  # fmt: skip
         t: Any = linear(self.hidden, name="first")(u)
         t, _ = scanned(self.hidden, self.spatial, name="blocks")(t, None)

@@ -127,6 +127,12 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
     assert 0.124 < noise.max() < 0.125
     assert (settings["batch_size"], settings["learning_rate"]) == (128, 1e-3)
     assert flow is flows.realnvp_image(event_shape=(8, 8, 1), scales=2, blocks=8, hidden=32)
+    seen.clear()
+    assert main(["train", "pixels.npy", "--output", "m.safetensors", "--flow", "whitened", "--hidden", "6"]) == 2
+    flow, data, noise, settings = seen
+    np.testing.assert_allclose(data * np.float32(255), pixels[..., None], atol=1e-4)
+    assert (settings["batch_size"], settings["learning_rate"]) == (64, 2e-3)
+    assert flow is flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=6, blocks=1)
 
 
 @pytest.mark.parametrize(
@@ -138,6 +144,10 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
         (("--scales", "2"), "--scales: only with --flow realnvp"),
         (("--flow", "realnvp", "--hidden", "4,4"), "--hidden: expected one number of channels"),
         (("--flow", "realnvp", "--incomplete"), "--flow realnvp: not with --incomplete"),
+        (("--flow", "whitened", "--incomplete"), "--flow whitened: not with --incomplete"),
+        (("--flow", "whitened", "--scales", "2"), "--scales: only with --flow realnvp"),
+        (("--flow", "whitened", "--paper", "mnist"), "--paper mnist: only with --flow realnvp"),
+        (("--flow", "whitened"), "--flow whitened: expected images"),
         (("--flow", "residual", "--paper", "mnist"), "--paper mnist: only with --flow realnvp"),
         (("--tile", "8"), "--tile: expected a folder of images; got table.csv"),
         (("--bits", "5"), "--bits 5: expected 8-bit images; got numbers of type float64"),
@@ -158,6 +168,8 @@ def test_images_that_scales_do_not_divide_and_an_odd_one_are_named(here, capsys)
     arguments = ["train", "faces", "--output", "m.safetensors", "--flow", "realnvp"]
     assert main(arguments) == 2
     assert "--scales 3: cannot divide images of faces" in capsys.readouterr().err
+    assert main([*arguments[:-1], "whitened"]) == 2
+    assert "--flow whitened: cannot divide images of faces" in capsys.readouterr().err
     Image.fromarray(np.zeros((5, 5), np.uint8)).save(here / "faces" / "05.png")
     assert main(arguments) == 2
     assert "05.png: expected an image of 6 x 4 pixels, as 00.png; got 5 x 5" in capsys.readouterr().err

@@ -17,6 +17,7 @@ FLOWS = {
     "realnvp": lambda: flows.realnvp(event_shape=(4,), layers=2, hidden=8, blocks=1),
     # the second scale has an odd side, as MNIST's third
     "realnvp_image": lambda: flows.realnvp_image(event_shape=(6, 2, 1), scales=2, layers=2, hidden=6, blocks=1),
+    "whitened_image": lambda: flows.whitened_image(event_shape=(4, 6, 1), patch=2, layers=4, hidden=6),
 }
 every_flow = pytest.mark.parametrize("name", sorted(FLOWS))
 
@@ -39,7 +40,7 @@ def test_a_flow_starts_as_its_affine_maps_alone_and_inverts(name):
     assert bool(info.converged)
 
 
-@pytest.mark.parametrize("name", cases(sorted(FLOWS), ["glow", "realnvp_image"]))
+@pytest.mark.parametrize("name", cases(sorted(FLOWS), ["glow", "realnvp_image", "whitened_image"]))
 def test_a_few_steps_lower_the_loss_and_the_model_comes_back_from_its_file(name, tmp_path):
     flow = FLOWS[name]()
     noise = np.random.default_rng(0).standard_normal((256, flow.size)).astype(np.float32)
