@@ -95,12 +95,6 @@ def gaussian_of_data(problem: Problem) -> Gaussian:
         return Gaussian(shape, archive["mean"], archive["factor"].astype(np.float64))
 
 
-def _constraint(problem: Problem) -> Chosen:
-    # no score uses the weights, which cost more than all the rest where K is thousands; nor do moves want another partition
-    options = {"weighted": False, "moves": 16, "partition": "same"} if problem.flow.bijector.explicit else {}
-    return Chosen(inverse.constraint(**options), 1.0)
-
-
 def _gaussian(problem: Problem) -> Chosen:
     began = time.perf_counter()
     distribution = gaussian_of_data(problem)
@@ -188,7 +182,7 @@ def _plmcmc(problem: Problem) -> Chosen:
 
 # name -> the method for a problem
 METHODS: dict[str, Callable[[Problem], Chosen]] = {
-    "constraint": _constraint,
+    "constraint": lambda problem: Chosen(inverse.constraint(), 1.0),
     "gaussian": _gaussian,
     "sparse_dct": lambda problem: Chosen(inverse.sparse(), 1.0),
     "sparse_haar": lambda problem: Chosen(inverse.sparse(basis="haar"), 1.0),

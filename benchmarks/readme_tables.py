@@ -339,6 +339,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "step_memory": step_memory,
     "training_step": training_step("training_step"),
     "training_step_gpu": training_step("training_step", folder="gpu/"),
+    "whitened_density": densities("train_whitened_flow"),
     "truth": truth,
 }
 

@@ -12,11 +12,12 @@ from jaxflows.factory import factory
 
 @factory
 def cosine_affine(*, scale_floor: float = 1e-3) -> Bijector:
-    """v = D^T T D (u - shift) on (height, width, channels): D the cosine transform, T a triangle (channels, channels) a frequency.
+    """v = D^T T D (u - shift) on images: D the cosine transform, T a triangle of channels at each frequency.
 
-    D is the orthonormal two-dimensional DCT-II of every channel. Where the law of an image is about the same everywhere in
-    it, its frequencies are about uncorrelated, and what one triangle each makes independent are their channels: started from
-    a batch, v is white as far as second moments that are shared among places tell. v looks like an image still.
+    Events are (height, width, channels), D is the orthonormal two-dimensional DCT-II of every channel. Where the law of an
+    image is about the same everywhere in it, its frequencies are about uncorrelated, and what a triangle each is left to do
+    is to part their channels: started from a batch, v is white as far as second moments that all places share tell. It looks
+    like an image still.
 
     T_ww = L_ww^{-1} with L_ww L_ww^T the covariance of the channels at the frequency w; the logarithm of its diagonal is what
     is trained. log|det dv/du| is the sum of these logarithms. Both directions are explicit, and linear: a linear measurement

@@ -14,13 +14,14 @@ from jax.sharding import Mesh
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised
 from jaxflows.conditional.completion import Completion, blank, checked_resume, store
+from jaxflows.conditional.drawing_plan import drawing_plan
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.mixture import draw_mixture
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
 from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
-from jaxflows.conditional.sample import Draws, check_moves, draw_samples
+from jaxflows.conditional.sample import Draws, draw_samples
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
@@ -94,9 +95,9 @@ def complete(
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
     anchors: int = 1,
-    weighted: bool = True,
+    weighted: bool | None = None,
     antithetic: bool = False,
-    moves: int = 0,
+    moves: int | None = None,
     resume: Completion | None = None,
     progress: bool = True,
     devices: Devices = None,
@@ -126,14 +127,15 @@ def complete(
             mixture of the Gauss-Newton posteriors at the anchors found (`jaxflows.conditional.mixture`), each with its own
             tangent partition, for as many times the work.
         weighted: whether draws are weighed, which is most of the work where events are large. If not, ``log_weights`` are 0
-            for solved draws, so that they count alike, and bounds and effective sample sizes NaN.
+            for solved draws, so that they count alike, and bounds and effective sample sizes NaN. None for yes, except where
+            the flow is explicit both ways and its events have hundreds of entries (`jaxflows.conditional.drawing_plan`).
         antithetic: draw in pairs, eta and -eta about the posterior's middle. Each draw has the law it had; of a pair the
             errors of a mean cancel, all of them where the flow is affine, so that ``mean`` is that of many more draws.
             Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``.
         moves: Hamiltonian trajectories by which every draw is moved after that, exact in their limit and with nothing to solve
             (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
             moves. Without weights draws that no solver solved begin at the anchor and count as all others, and nothing is
-            tried again.
+            tried again. None for 16 where draws are not weighed by default, else for none.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -156,24 +158,20 @@ def complete(
     measured = measured_rows(flow, rows, observed)
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
-    if anchors < 1:
-        raise ValueError(f"expected anchors >= 1; got {anchors}")
     if anchors > 1 and not (posterior is None and partition in ("auto", "tangent")):
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     choice = posterior_choice(posterior, observed, partition, fit_steps)
-    check_moves(moves, antithetic, choice.family.start == "gauss_newton")
-    if moves and anchors > 1:
-        raise ValueError(f"expected a single anchor with moves; got {anchors}")
+    plan = drawing_plan(flow, choice.family, choice.partition, weighted, moves, antithetic, anchors)
     mesh = row_mesh(devices, jax.local_devices())
     params = replicated(params, mesh)
     result = blank(measured, num_samples) if resume is None else checked_resume(resume, measured, num_samples)
     count = len(measured.given)
-    notes = _notes(measured, flow.size)
+    notes = _notes(measured, flow.size) + ([] if plan.note is None else [plan.note])
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = hidden_slots(measured, flow.size)
     settings = _Settings(
-        flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh,
-        weighted, antithetic, moves,
+        flow, choice.family, solver, plan.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh, plan.weighted,
+        antithetic, plan.moves,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares

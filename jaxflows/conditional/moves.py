@@ -2,8 +2,8 @@
 
 Where a flow bends much between the anchor and the bulk of the posterior, q is far from it, and the free latent that q draws may
 have no completion at all. p(y) has no such trouble: every y with P_O y = y_observed has a density, and where the flow is
-explicit both ways that density is one pass. With y = y_observed + P_H y and the reference's S (K, K), whose S S^T is the inverse
-of the Gauss-Newton Hessian at the anchor, a move is a trajectory of
+explicit both ways that density is one pass. With y = y_observed + P_H y and the reference's spread S (K, K), where S S^T is the
+inverse of the Gauss-Newton Hessian at the anchor, a move is a trajectory of
 
     U(y) = -log p(y),   H = U(y) + |r|^2 / 2,   dy_hidden/dt = S r,   dr/dt = -S^T dU/dy_hidden,
 
@@ -58,9 +58,7 @@ class _Place(NamedTuple):
     push: jax.Array
 
 
-def move(
-    key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Reference, samples: jax.Array, moves: int
-) -> Moved:
+def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Reference, samples: jax.Array, moves: int) -> Moved:
     """Move every completion of ONE observation by ``moves`` trajectories; a pure function.
 
     Args:

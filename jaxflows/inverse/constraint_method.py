@@ -26,14 +26,15 @@ def constraint(
     solver: ConstraintSolver | None = None,
     partition: str = "auto",
     anchors: int = 1,
-    weighted: bool = True,
+    weighted: bool | None = None,
     antithetic: bool = False,
-    moves: int = 0,
+    moves: int | None = None,
 ) -> Method:
     """`jaxflows.complete` on the measurement, or with Gaussian noise on the flow extended by it (docs/inverse.md).
 
-    Serves linear measurements, exact or with Gaussian noise. Samples come with importance weights unless these are declined,
-    and nothing is smoothed: without noise A y = b holds to rounding.
+    Serves linear measurements, exact or with Gaussian noise. Samples come with importance weights, or where weights would cost
+    most and tell least are moved instead (`jaxflows.conditional.drawing_plan`), and nothing is smoothed: without noise A y = b
+    holds to rounding.
 
     Args:
         posterior, fit_steps, solver, partition, anchors, weighted, antithetic, moves: as `jaxflows.complete`.
@@ -57,14 +58,17 @@ def constraint(
         events = events.reshape(num_samples, *flow.event_shape)
         shift = log_volume(operator)
         notes = list(done.notes)
+        # no bound, no weights
+        weighed = not np.isnan(done.info.bound[0])
         if done.info.converged[0] < 1.0:
             lost = round(num_samples * (1.0 - float(done.info.converged[0])))
-            fate = "were moved from the anchor" if moves and not weighted else "have weight zero"
+            moved = not weighed and not np.isnan(done.info.acceptance[0])
+            fate = "were moved from the anchor" if moved else "have weight zero"
             notes.append(f"{lost} of {num_samples} constraints were not solved: those samples {fate}")
         return Outcome(
             samples=events,
             misfit=jax.vmap(lambda y: misfit(measurement, y))(events),
-            log_weights=jnp.asarray(done.log_weights[0]) - (shift if weighted else 0.0),
+            log_weights=jnp.asarray(done.log_weights[0]) - (shift if weighed else 0.0),
             bound=jnp.asarray(done.info.bound[0]) - shift,
             evaluations=jnp.asarray(done.info.evaluations[0]),
             notes=tuple(notes),

@@ -11,6 +11,7 @@ gradient through a solve, and pays with a completion of all rows a round: for ta
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -158,8 +159,9 @@ def fit_by_em(
                 # a row none of whose draws was solved has no completion this round
                 solved = np.isfinite(result.log_weights).any(axis=1)
                 completed = result.resampled(k_resample, num_samples)[solved].reshape(-1, *flow.event_shape)
-                others["bound"].append(float(np.nanmean(result.info.iw_bound)) / flow.size)
-                others["ess"].append(float(np.nanmean(result.info.ess)) / draws)
+                # draws that were moved have neither
+                others["bound"].append(_mean(result.info.iw_bound) / flow.size)
+                others["ess"].append(_mean(result.info.ess) / draws)
                 others["converged"].append(float(np.mean(result.info.converged)))
             params, report = fit(
                 k_fit, flow, completed, params=params, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
@@ -179,6 +181,12 @@ def fit_by_em(
 
 def _description(fill: str | Gaussian) -> str:
     return digest(np.vstack([fill.mean, fill.factor])) if isinstance(fill, Gaussian) else fill
+
+
+def _mean(values: np.ndarray) -> float:
+    """The mean of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else math.nan
 
 
 def _first_fill(key: jax.Array, rows: IncompleteData, fill: str | Gaussian, num_samples: int) -> np.ndarray:

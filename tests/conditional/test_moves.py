@@ -10,10 +10,11 @@ import pytest
 from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
 from jaxflows import flows, inverse, measurements
 from jaxflows.conditional.complete import complete
+from jaxflows.conditional.drawing_plan import MOST_WEIGHED, MOVES, drawing_plan
 from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.moves import LEAPFROGS, move
-from jaxflows.conditional.posteriors import prior
+from jaxflows.conditional.posteriors import gauss_newton, prior
 from jaxflows.inverse.infer import infer
 from jaxflows.inverse.noisy_measurements import noisy_measurement
 from jaxflows.observation import mask
@@ -101,9 +102,7 @@ def test_unsolved_draws_are_moved_from_the_anchor_and_come_to_count(bent):
     weighed = complete(KEY, *bent, rows, observed, num_samples=4, partition="tangent", moves=5, progress=False)
     plain = complete(KEY, *bent, rows, observed, num_samples=4, partition="tangent", progress=False)
     np.testing.assert_array_equal(weighed.log_weights, plain.log_weights)
-    assert not np.any(weighed.samples[~np.broadcast_to(observed[:, None], plain.samples.shape)] == plain.samples[
-        ~np.broadcast_to(observed[:, None], plain.samples.shape)
-    ])
+    assert not np.any((weighed.samples == plain.samples) & ~observed[:, None])
 
 
 def test_a_linear_measurement_holds_after_them():
@@ -113,6 +112,30 @@ def test_a_linear_measurement_holds_after_them():
     found = infer(KEY, flow, params, reading, method=inverse.constraint(weighted=False, moves=4), num_samples=8)
     np.testing.assert_allclose(found.misfit, 0.0, atol=1e-5)
     assert found.notes == ()
+
+
+def test_draws_of_large_explicit_flows_are_moved_unless_something_else_is_asked_for():
+    small, large = (flows.realnvp(event_shape=(size,), layers=2, hidden=4) for size in (MOST_WEIGHED, MOST_WEIGHED + 1))
+    residual = flows.residual(event_shape=(MOST_WEIGHED + 1,), blocks=1, hidden=4)
+
+    def plan(flow, *, family=None, partition="auto", weighted=None, moves=None, antithetic=False, anchors=1):
+        return drawing_plan(flow, family or gauss_newton(), partition, weighted, moves, antithetic, anchors)
+
+    for flow in (small, residual):
+        assert plan(flow) == ("auto", True, 0, None)
+        assert plan(flow, weighted=False) == ("auto", False, 0, None)
+    moved = plan(large)
+    assert moved[:3] == ("same", False, MOVES)
+    assert (
+        moved.note == "draws were moved 16 times and not weighed: the flow is explicit both ways, its events have 513 entries"
+    )
+    assert plan(large, partition="tangent").partition == "tangent"
+    assert plan(large, weighted=True) == ("auto", True, 0, None)
+    assert plan(large, weighted=True, moves=3) == ("auto", True, 3, None)
+    assert plan(large, weighted=False).note.startswith("draws were moved 16 times: ")
+    assert plan(large, moves=0) == ("auto", True, 0, None)
+    for others in ({"antithetic": True}, {"anchors": 2}, {"family": prior()}):
+        assert plan(large, **others) == ("auto", True, 0, None)
 
 
 def test_what_cannot_be_moved_is_refused_before_any_work(bent):

@@ -1,0 +1,70 @@
+"""How a batch of rows is drawn: what the caller said, and what suits the flow where nothing was said."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxflows.conditional.posteriors import Posterior
+from jaxflows.conditional.sample import check_moves
+from jaxflows.flows import Flow
+
+# entries of an event up to which draws are weighed by default where the flow is explicit both ways
+MOST_WEIGHED = 512
+
+# trajectories a draw by default where it is not weighed: more tell the same of colour images (docs/design.md, section 6)
+MOVES = 16
+
+
+class DrawingPlan(NamedTuple):
+    """The options of `jaxflows.complete` that depend on each other, resolved.
+
+    Attributes:
+        partition, weighted, moves: as there.
+        note: what was decided without being asked, in a full sentence; None where nothing was.
+    """
+
+    partition: str
+    weighted: bool
+    moves: int
+    note: str | None
+
+
+def drawing_plan(
+    flow: Flow, family: Posterior, partition: str, weighted: bool | None, moves: int | None, antithetic: bool, anchors: int
+) -> DrawingPlan:
+    """Resolve what was left open.
+
+    Draws are weighed and not moved, except those of a flow that is explicit both ways with events of more than `MOST_WEIGHED`
+    entries. There weights cost more than all the rest and tell nothing, the effective sample size being 1, and couplings leave
+    draws without a completion: they are moved, and not weighed. Moves need no partition but 'same', the cheapest.
+
+    Args:
+        flow: the flow.
+        family: the posterior.
+        partition: as the caller said, 'auto' for nothing.
+        weighted, moves: likewise, None for nothing.
+        antithetic, anchors: as the caller said; with either, and with a posterior that starts elsewhere than at
+            Gauss-Newton's, nothing is moved by default.
+
+    Raises:
+        ValueError: anchors below 1, and moves that cannot be.
+    """
+    if anchors < 1:
+        raise ValueError(f"expected anchors >= 1; got {anchors}")
+    anchored = family.start == "gauss_newton"
+    large = flow.bijector.explicit and flow.size > MOST_WEIGHED
+    if moves is None:
+        movable = large and not weighted and anchored and not antithetic and anchors == 1
+        taken = MOVES if movable else 0
+    else:
+        taken = moves
+    check_moves(taken, antithetic, anchored)
+    if taken and anchors > 1:
+        raise ValueError(f"expected a single anchor with moves; got {anchors}")
+    weighed = not (large and taken) if weighted is None else weighted
+    chosen = "same" if taken and not weighed and partition == "auto" else partition
+    note = None
+    if moves is None and taken:
+        done = f"moved {taken} times" + (" and not weighed" if weighted is None else "")
+        note = f"draws were {done}: the flow is explicit both ways, its events have {flow.size} entries"
+    return DrawingPlan(chosen, weighed, taken, note)
