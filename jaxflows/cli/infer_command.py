@@ -33,6 +33,7 @@ examples:
   jaxflows infer --measurement pool:2 --method constraint image.png
   jaxflows infer --measurement gaussian:100 --noise 0.05 --rows 0:4 --save inferred.npz
   jaxflows infer --measurement missing:0.5 --method mala --steps 200
+  jaxflows infer --measurement grey --model cifar10 photo.png            colours of 32x32 pixels
 
 The same seed gives the same picture and the same .npz, bit for bit, on the same machine.
 """
