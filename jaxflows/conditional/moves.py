@@ -32,9 +32,6 @@ LEAPFROGS = 8
 # and a little above it is safer
 TARGET_ACCEPTANCE = 0.75
 
-# K dimensions allow a step of about K^(-1/4)
-FIRST_STEP = 1.0
-
 
 class Moved(NamedTuple):
     """Completions after their moves.
@@ -107,7 +104,8 @@ def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Refer
 
     with jax.default_matmul_precision("highest"):
         places = jax.vmap(place)(jax.vmap(where.compress)(samples), observed)
-        first = jnp.log(FIRST_STEP) - 0.25 * jnp.log(dimensions)
+        # what K dimensions allow
+        first = -0.25 * jnp.log(dimensions)
         (places, _), rates = jax.lax.scan(one, (places, first), (jax.random.split(key, moves), jnp.arange(moves)))
         moved = observed + jax.vmap(where.expand)(places.c)
     gradients = len(samples) * (1 + moves * LEAPFROGS)

@@ -20,10 +20,11 @@ def whitened_image(
 ) -> Flow:
     """A Gaussian in the cosine transform, then affine couplings on patches: of their channels, then on checkerboards.
 
-    `jaxflows.bijectors.cosine.cosine_affine` takes the correlations out, exactly where the law of an image is the same
-    everywhere in it, and is started from the first batch; couplings start at the identity. So training begins at a Gaussian
-    and spends itself on what is not Gaussian, of natural images above all how contrast goes together. All
-    of it is explicit both ways, and the first map is linear, so that linear measurements stay linear.
+    An affine map an entry and `jaxflows.bijectors.cosine.cosine_affine`, both started from the first batch, take out the
+    correlations as far as they are the same everywhere in an image; couplings start at the identity. So training begins at
+    nearly the Gaussian of the images' second moments and spends itself on what is not Gaussian, of natural images above all
+    how contrasts go together. All of it is explicit both ways, and the first maps are affine, so that linear measurements stay
+    linear.
 
     Args:
         event_shape: (height, width, channels), sides divisible by ``patch``.
