@@ -135,7 +135,7 @@ def complete(
         moves: Hamiltonian trajectories by which every draw is moved after that, exact in their limit and with nothing to solve
             (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
             moves. Without weights draws that no solver solved begin at the anchor and count as all others, and nothing is
-            tried again. None for 16 where draws are not weighed by default, else for none.
+            tried again. None for 24 where draws are not weighed by default, else for none.
         resume: an interrupted result of the same call: its finished rows are kept.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -170,7 +170,7 @@ def complete(
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = hidden_slots(measured, flow.size)
     settings = _Settings(
-        flow, choice.family, solver, plan.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh, plan.weighted,
+        flow, plan.family, solver, plan.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh, plan.weighted,
         antithetic, plan.moves,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size

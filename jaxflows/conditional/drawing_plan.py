@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from jaxflows.conditional.moves import ANCHOR_STEPS
 from jaxflows.conditional.posteriors import Posterior
 from jaxflows.conditional.sample import check_moves
 from jaxflows.flows import Flow
@@ -12,17 +13,19 @@ from jaxflows.flows import Flow
 MOST_WEIGHED = 512
 
 # trajectories a draw by default where it is not weighed: more tell the same of colour images (docs/design.md, section 6)
-MOVES = 16
+MOVES = 24
 
 
 class DrawingPlan(NamedTuple):
     """The options of `jaxflows.complete` that depend on each other, resolved.
 
     Attributes:
+        family: the posterior.
         partition, weighted, moves: as there.
         note: what was decided without being asked, in a full sentence; None where nothing was.
     """
 
+    family: Posterior
     partition: str
     weighted: bool
     moves: int
@@ -36,7 +39,8 @@ def drawing_plan(
 
     Draws are weighed and not moved, except those of a flow that is explicit both ways with events of more than `MOST_WEIGHED`
     entries. There weights cost more than all the rest and tell nothing, the effective sample size being 1, and couplings leave
-    draws without a completion: they are moved, and not weighed. Moves need no partition but 'same', the cheapest.
+    draws without a completion: they are moved, and not weighed. Moves need no partition but 'same', the cheapest, and no anchor
+    at the mode itself.
 
     Args:
         flow: the flow.
@@ -62,9 +66,10 @@ def drawing_plan(
     if taken and anchors > 1:
         raise ValueError(f"expected a single anchor with moves; got {anchors}")
     weighed = not (large and taken) if weighted is None else weighted
-    chosen = "same" if taken and not weighed and partition == "auto" else partition
+    moved = taken > 0 and not weighed
+    chosen = "same" if moved and partition == "auto" else partition
     note = None
     if moves is None and taken:
         done = f"moved {taken} times" + (" and not weighed" if weighted is None else "")
         note = f"draws were {done}: the flow is explicit both ways, its events have {flow.size} entries"
-    return DrawingPlan(chosen, weighed, taken, note)
+    return DrawingPlan(family._replace(anchor_steps=ANCHOR_STEPS) if moved else family, chosen, weighed, taken, note)

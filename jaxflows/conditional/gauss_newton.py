@@ -29,6 +29,9 @@ from jaxflows.flows import Flow
 from jaxflows.solvers.boundary_sweep import hold_ends, sweep
 from jaxflows.solvers.equation import trace
 
+# steps and linearisations of the search for the anchor
+MOST_STEPS = 60
+
 # plain sweeps from which the search for the anchor starts
 ROUGH_SWEEPS = 8
 
@@ -108,7 +111,7 @@ def gauss_newton_reference(
     where: Hidden,
     y_observed: jax.Array,
     partition: str = "same",
-    max_steps: int = 60,
+    max_steps: int = MOST_STEPS,
     begin: jax.Array | None = None,
 ) -> Reference:
     """The reference in which the Gauss-Newton posterior is eta ~ N(0, I).

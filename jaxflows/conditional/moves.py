@@ -32,6 +32,13 @@ LEAPFROGS = 8
 # and a little above it is safer
 TARGET_ACCEPTANCE = 0.75
 
+# steps at most of the search for the anchor where draws are moved and not weighed: where K is thousands it is a long way to the
+# mode itself, from which the moves lead away again
+ANCHOR_STEPS = 12
+
+# times K^(-1/4), at which the adaptation begins
+FIRST_STEP = 1.5
+
 
 class Moved(NamedTuple):
     """Completions after their moves.
@@ -105,7 +112,7 @@ def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Refer
     with jax.default_matmul_precision("highest"):
         places = jax.vmap(place)(jax.vmap(where.compress)(samples), observed)
         # what K dimensions allow
-        first = -0.25 * jnp.log(dimensions)
+        first = jnp.log(FIRST_STEP) - 0.25 * jnp.log(dimensions)
         (places, _), rates = jax.lax.scan(one, (places, first), (jax.random.split(key, moves), jnp.arange(moves)))
         moved = observed + jax.vmap(where.expand)(places.c)
     gradients = len(samples) * (1 + moves * LEAPFROGS)
