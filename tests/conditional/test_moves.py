@@ -13,7 +13,7 @@ from jaxflows.conditional.complete import complete
 from jaxflows.conditional.drawing_plan import MOST_WEIGHED, MOVES, drawing_plan
 from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.moves import LEAPFROGS, move
+from jaxflows.conditional.moves import ANCHOR_STEPS, LEAPFROGS, move
 from jaxflows.conditional.posteriors import gauss_newton, prior
 from jaxflows.inverse.infer import infer
 from jaxflows.inverse.noisy_measurements import noisy_measurement
