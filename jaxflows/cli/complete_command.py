@@ -118,7 +118,8 @@ def _new_task(options: argparse.Namespace) -> tuple[Task, Completion | None, Mod
     from jaxflows.cli import input_rows
 
     wanted = {name: _DEFAULTS[name] if getattr(options, name) is None else getattr(options, name) for name in _DEFAULTS}
-    array = input_rows.read_data(options.data, options.key)
+    model = load_model(wanted["model"])
+    array = input_rows.read_data(options.data, options.key, colour=model.in_colour)
     if options.scale is not None:
         array = (array / options.scale).astype(np.float32)
     chosen = options.rows or (_DEFAULT_DIGITS if options.data is None else slice(0, None))
@@ -126,7 +127,6 @@ def _new_task(options: argparse.Namespace) -> tuple[Task, Completion | None, Mod
 
     from jaxflows.cli.completed_rows import Task
 
-    model = load_model(wanted["model"])
     owner = f"--model {model.name}"
     rows = input_rows.fit_rows(array, options.data, model.flow.event_shape, chosen, model.pixel_scale, owner)
     shape = model.image_shape or model.flow.event_shape

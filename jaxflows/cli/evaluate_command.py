@@ -80,10 +80,10 @@ def run(options: argparse.Namespace) -> int:
     model_path(options.model)
     if options.save is not None:
         types.check_writable("--save", options.save)
-    array = read_data(options.data, options.key)
-    training = None if options.train is None else read_data(options.train, options.train_key)
-
     model = load_model(options.model)
+    array = read_data(options.data, options.key, colour=model.in_colour)
+    training = None if options.train is None else read_data(options.train, options.train_key, colour=model.in_colour)
+
     _check_labels(options, model)
     fit = _fitted_to(model, options.scale)
     rows = fit(array, options.data, options.rows)

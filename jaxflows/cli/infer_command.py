@@ -99,11 +99,11 @@ def _problem(options: argparse.Namespace) -> tuple[Problem, LinearMeasurement, M
     from jaxflows.cli.inferred_rows import Problem
     from jaxflows.cli.named_measurements import hidden_entries, named_measurement, simulated
 
-    array = input_rows.read_data(options.data, options.key)
+    model = load_model(options.model)
+    array = input_rows.read_data(options.data, options.key, colour=model.in_colour)
     if options.scale is not None:
         array = (array / options.scale).astype(np.float32)
     chosen = options.rows or (_DEFAULT_DIGITS if options.data is None else slice(0, None))
-    model = load_model(options.model)
     if model.image_shape is None:
         raise CommandError(f"--model {model.name}: expected a model of images; got events of shape {model.flow.event_shape}")
     owner = f"--model {model.name}"
@@ -195,14 +195,15 @@ def _draw(options: argparse.Namespace, problem: Problem, found: list[Inference],
     import numpy as np
 
     from jaxflows.cli.inferred_rows import flagged, samples_of
-    from jaxflows.cli.named_measurements import describe_measurement
+    from jaxflows.cli.named_measurements import describe_measurement, pictured
     from jaxflows.plotting import inference_figure, save_figure
 
     shape, samples = model.image_shape, samples_of(found)
     assert shape is not None
     rows = len(found)
     figure = inference_figure(
-        problem.truth.reshape(rows, *shape), problem.observations.reshape(rows, *shape),
+        problem.truth.reshape(rows, *shape),
+        pictured(options.measurement, problem.values, problem.observations.reshape(rows, *shape)),
         samples.reshape(*samples.shape[:2], *shape), flagged=flagged(found),
         hidden=np.broadcast_to(problem.hidden.reshape(shape), (rows, *shape)),
         title=f"{describe_measurement(options.measurement, options.noise)}: {options.method}",

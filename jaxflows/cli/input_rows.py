@@ -33,18 +33,21 @@ class Rows(NamedTuple):
     notes: tuple[str, ...]
 
 
-def read_data(path: Path | None, key: str | None, *, files: str = "*", tile: int | None = None) -> np.ndarray:
+def read_data(
+    path: Path | None, key: str | None, *, files: str = "*", tile: int | None = None, colour: bool = False
+) -> np.ndarray:
     """The array of a data file as it is, the shipped digits without one; CommandError where it cannot be read.
 
     Args:
         path: the file, or a folder of images.
         key: which array of an .npz.
         files, tile: as `jaxflows.data.load_images`, of a folder.
+        colour: whether a single image is read in colour rather than as grey.
     """
     if path is None:
         return load_digits_sample()[0]
     try:
-        return load_images(path, pattern=files, tile=tile) if path.is_dir() else load_array(path, key=key)
+        return load_images(path, pattern=files, tile=tile) if path.is_dir() else load_array(path, key=key, colour=colour)
     except DataFileError as error:
         raise CommandError(str(error)) from None
 

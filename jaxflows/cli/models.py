@@ -68,6 +68,11 @@ class Model(NamedTuple):
         return shape if pictures and math.prod(shape) == self.flow.size else None
 
     @property
+    def in_colour(self) -> bool:
+        """Whether its events are pictures in colour, so that a picture is read as one."""
+        return (self.image_shape or ())[2:] == (3,)
+
+    @property
     def pixel_scale(self) -> float:
         """What 8-bit pixels are divided by."""
         return float(self.metadata.get("pixel_scale", 255))

@@ -47,6 +47,19 @@ def hidden_entries(operator: LinearMeasurement) -> np.ndarray:
     return ~observed if is_mask(operator.observation) else np.zeros_like(observed)
 
 
+def pictured(choice: MeasurementChoice, values: np.ndarray, observations: np.ndarray) -> np.ndarray:
+    """What to show of measurements: grey as grey, where the image of least norm that has these levels is green; else A^+ b.
+
+    Args:
+        choice: what was measured.
+        values: b, (rows, m).
+        observations: A^+ b, (rows, *image_shape).
+    """
+    if choice.kind != "grey":
+        return observations
+    return np.broadcast_to(values.reshape(*observations.shape[:-1], 1), observations.shape)
+
+
 def describe_measurement(choice: MeasurementChoice, noise: float) -> str:
     """It in words, for the head of a picture."""
     from jaxflows.cli.input_rows import describe_mask

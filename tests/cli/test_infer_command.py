@@ -6,11 +6,13 @@ import re
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from jaxflows import flows, measurements, persistence
 from jaxflows.cli.argument_types import measurement
 from jaxflows.cli.errors import CommandError
 from jaxflows.cli.main import main
-from jaxflows.cli.named_measurements import hidden_entries, named_measurement, simulated
+from jaxflows.cli.named_measurements import hidden_entries, named_measurement, pictured, simulated
 
 # Gauss-Newton compiles for half a minute on the tiny flow, a search for some seconds, sparse recovery not at all
 SEARCH = ("--method", "csgm", "--steps", "20", "--samples", "2")
@@ -42,6 +44,22 @@ def test_picture_table_and_result(here, capsys, rows_file, data, model):
     run(rows_file, "--measurement", "pool:2", *SEARCH, *again)
     assert capsys.readouterr() == ("", "")
     assert (here / "again.npz").read_bytes() == (here / "result.npz").read_bytes()
+
+
+def test_a_picture_in_colour_is_read_as_the_model_has_it_and_its_grey_is_shown_as_grey(here, random_params):
+    flow = flows.realnvp(event_shape=(4, 4, 3), layers=2, hidden=4)
+    persistence.save("colour.safetensors", flow, random_params(flow))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4, 3), np.uint8)
+    Image.fromarray(pixels).save(here / "photo.png")
+    run("photo.png", "--measurement", "grey", *SPARSE, "--model", "colour.safetensors", "--save", "result.npz", "--quiet")
+    result = np.load("result.npz")
+    np.testing.assert_allclose(result["truth"][0], pixels / 255, atol=1e-6)
+    shown = pictured(measurement("grey"), result["values"], result["observations"])
+    np.testing.assert_allclose(
+        shown, np.repeat(result["truth"] @ np.array(measurements.LUMINANCE)[:, None], 3, axis=-1), atol=1e-5
+    )
+    other = pictured(measurement("pool:2"), result["values"], result["observations"])
+    np.testing.assert_array_equal(other, result["observations"])
 
 
 def test_a_row_is_inferred_alike_whatever_is_beside_it(here, rows_file, model):
