@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
+from benchmarks.known_flows import affine_flow, conditional_of, gaussian_of, linear_flow
 from jaxflows import flows
 from jaxflows.adapters import from_functions
 from jaxflows.conditional.anchor_search import SMALL_DECREASE, STEP_ERROR, _conjugate_gradients, find_anchor
+from jaxflows.conditional.gauss_newton import rough_completion
 from jaxflows.conditional.hidden import hidden
 from jaxflows.observation import linear, mask
 from jaxflows.training.step import settle
@@ -142,3 +143,19 @@ def test_conjugate_gradients_stop_at_their_error_in_the_norm_of_the_precondition
     nothing, none = _conjugate_gradients(lambda t: as_jax[0] @ t, *as_jax[1:], 50, jnp.zeros((), bool))
     assert none == 0
     assert not nothing.any()
+
+
+def test_the_search_in_affine_couplings_begins_where_it_ends():
+    flow = flows.realnvp(event_shape=(6,), layers=2, hidden=8, blocks=1)
+    params = affine_flow(flow, 0)
+    seen, y = np.array([True, False, True, False, False, False]), np.array([0.5, 0.0, -1.0, 0.0, 0.0, 0.0])
+
+    @jax.jit
+    def begin(params, observed, y):
+        where = hidden(mask(observed), 5)
+        return rough_completion(flow, params, where, where.observation.observed_part(y))[0]
+
+    found = np.asarray(begin(params, jnp.asarray(seen), jnp.asarray(y, jnp.float32)))
+    centre, _ = conditional_of(*gaussian_of(flow, params), seen, y)
+    np.testing.assert_allclose(found[~seen], centre, atol=1e-4)
+    np.testing.assert_array_equal(found[seen], y[seen].astype(np.float32))
