@@ -68,8 +68,8 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
     """An event near the solution for x_hidden = 0, by a few plain sweeps, and the block evaluations spent.
 
     A place to start from needs neither acceleration nor a test, which would be compiled a second time beside the solver's.
-    Sweeps may lead astray where the layers are far from the identity: a flow with an explicit inverse also tries f(0), with
-    what was observed put in, and `_linear_completion`, and takes what has the least energy.
+    Sweeps may lead astray where the layers are far from the identity: a flow with an explicit inverse takes `_linear_completion`,
+    and where the energy there overflows the better of the sweeps' and f(0) with what was observed put in.
     """
     observation = where.observation
     zero = jnp.zeros(flow.latent_shape, y_observed.dtype)
@@ -83,7 +83,8 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
         linear = _linear_completion(flow, params, where, middle, y_observed)
         candidates = jnp.stack([linear, observation.restore(middle, y_observed), y])
         energies = jax.vmap(functools.partial(energy, flow, params, where))(candidates)
-        y = candidates[jnp.argmin(jnp.where(jnp.isfinite(energies), energies, jnp.inf))]
+        energies = jnp.where(jnp.isfinite(energies), energies, jnp.inf)
+        y = candidates[jnp.where(jnp.isfinite(energies[0]), 0, jnp.argmin(energies))]
         # a decode, the energies, the columns and a product
         spent += (4 + where.slots.size + 3) * bijector.blocks
     return y, jnp.asarray(spent, jnp.int32)
