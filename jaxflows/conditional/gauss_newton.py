@@ -68,8 +68,8 @@ def rough_completion(flow: Flow, params: Params, where: Hidden, y_observed: jax.
     """An event near the solution for x_hidden = 0, by a few plain sweeps, and the block evaluations spent.
 
     A place to start from needs neither acceleration nor a test, which would be compiled a second time beside the solver's.
-    Sweeps may lead astray where the layers are far from the identity: a flow with an explicit inverse takes `_linear_completion`,
-    and where the energy there overflows the better of the sweeps' and f(0) with what was observed put in.
+    Sweeps may lead astray where the layers are far from the identity: a flow with an explicit inverse takes
+    `_linear_completion`, and where that overflows the better of the sweeps' and f(0) with what was observed put in.
     """
     observation = where.observation
     zero = jnp.zeros(flow.latent_shape, y_observed.dtype)
