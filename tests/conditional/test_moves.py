@@ -99,7 +99,7 @@ def test_unsolved_draws_are_moved_from_the_anchor_and_come_to_count(bent):
     assert np.unique(hidden_entries).size == hidden_entries.size
     np.testing.assert_array_equal(moved.samples[0, :, 0], rows[0, 0])
     # with weights those of the draws before the moves stand, and the same draws are moved
-    weighed = complete(KEY, *bent, rows, observed, num_samples=4, partition="tangent", moves=5, progress=False)
+    weighed = complete(KEY, *bent, rows, observed, num_samples=4, partition="tangent", moves=20, progress=False)
     plain = complete(KEY, *bent, rows, observed, num_samples=4, partition="tangent", progress=False)
     np.testing.assert_array_equal(weighed.log_weights, plain.log_weights)
     assert not np.any((weighed.samples == plain.samples) & ~observed[:, None])
