@@ -32,7 +32,7 @@ def test_a_flow_is_trained_scored_and_saved_as_it_is_shipped(sheets, tmp_path):
     train_whitened_flow.main(["--quick", "--data-dir", str(sheets), "--run-dir", str(tmp_path / "runs"), "--epochs", "2"])
     here = tmp_path / "runs" / "quick"
     flow, params, about = persistence.load(here / MODEL.name)
-    assert flow is flows.whitened_image(event_shape=(32, 32, 3), layers=4, hidden=4)
+    assert flow == flows.whitened_image(event_shape=(32, 32, 3), layers=4, hidden=4)
     assert (about["pixel_scale"], about["noise_std"], about["training_rows"]) == (255, 0.02, 16)
     rows = json.loads((here / "train_whitened_flow.json").read_text())["rows"]
     assert [row["model"] for row in rows] == ["flow", "gaussian"]
