@@ -195,7 +195,7 @@ def test_colour_images_are_inferred_by_an_image_flow_and_what_was_prepared_is_ke
         (("--steps", "0"), "expected 2 to 300 images and at least 1 of"),
         (("--only", "mnist", "colourisation"), "no such task is measured of these data"),
         (("--model", "m.safetensors"), "expected one data set in --only; got mnist and cifar10"),
-        (("--only", "mnist", "--model", "m.safetensors"), "m.safetensors: no such file"),
+        (("--only", "mnist", "--model", "m.safetensors"), "m.safetensors: cannot be read"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_any_work(options, message, tmp_path, monkeypatch, capsys):
