@@ -204,13 +204,11 @@ def _report(options: argparse.Namespace, rescue: Path, task: Task, completion: C
 
 
 def _draw(path: Path, task: Task, completion: Completion, model: Model) -> None:
-    import jax
-
     from jaxflows.cli.input_rows import describe_mask
     from jaxflows.plotting import completion_figure, save_figure
 
     done = completion.info.done
-    finished = jax.tree.map(lambda leaf: leaf[done], completion._replace(notes=()))
+    finished = completion.chosen(done)
     figure = completion_figure(
         task.rows[done], task.observed[done], finished, groups=task.mask_of[done],
         titles=[describe_mask(mask) for mask in task.settings["masks"]], image_shape=model.image_shape,

@@ -45,7 +45,11 @@ def write_completed(path: Path, task: Task, completion: Completion) -> None:
     arrays |= {name: getattr(completion.info, name) for name in _INFO}
     arrays |= {"rows": task.rows, "observed": task.observed, "numbers": task.numbers, "mask_of": task.mask_of}
     content = io.BytesIO()
-    np.savez(content, settings=np.asarray(json.dumps(task.settings, sort_keys=True)), **arrays)
+    # the fingerprint of the model's file stands for its parameters, whose last bits differ between machines
+    call = {name: value for name, value in completion.call.items() if name != "params"}
+    for name, text in (("settings", task.settings), ("call", call)):
+        arrays[name] = np.asarray(json.dumps(text, sort_keys=True))
+    np.savez(content, **arrays)
     atomic_write(path, content.getvalue())
 
 
@@ -61,11 +65,11 @@ def read_completed(path: Path) -> tuple[Task, Completion]:
         raise CommandError(f"--resume {path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CommandError(f"--resume {path}: truncated, or not a NumPy archive ({' '.join(str(error).split())})") from None
-    expected = {*_ARRAYS, *_INFO, "rows", "observed", "numbers", "mask_of", "settings"}
+    expected = {*_ARRAYS, *_INFO, "rows", "observed", "numbers", "mask_of", "settings", "call"}
     if set(arrays) != expected:
         raise CommandError(f"--resume {path}: not a result of 'jaxflows complete --save'")
-    settings = json.loads(str(arrays["settings"]))
+    settings, call = (json.loads(str(arrays[name])) for name in ("settings", "call"))
     task = Task(arrays["rows"], arrays["observed"], arrays["numbers"], arrays["mask_of"], settings)
     info = RowInfo(**{name: arrays[name] for name in _INFO}, seconds=np.zeros(len(task.rows)))
     samples, log_weights, mean, std, anchor = (arrays[name] for name in _ARRAYS)
-    return task, Completion(samples, log_weights, mean, std, anchor, info, ())
+    return task, Completion(samples, log_weights, mean, std, anchor, info, (), call)

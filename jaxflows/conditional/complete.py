@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.amortised import Amortised
+from jaxflows.conditional.call_record import call_record
 from jaxflows.conditional.completion import Completion, blank, checked_resume, store
 from jaxflows.conditional.drawing_plan import drawing_plan
 from jaxflows.conditional.fit_posterior import Fitted
@@ -136,7 +137,7 @@ def complete(
             (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
             moves. Without weights draws that no solver solved begin at the anchor and count as all others, and nothing is
             tried again. None for 24 where draws are not weighed by default, else for none.
-        resume: an interrupted result of the same call: its finished rows are kept.
+        resume: an interrupted result of the same call: its finished rows are kept. The solver may be another.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
 
@@ -148,7 +149,7 @@ def complete(
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
             a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, or of a
-            posterior that starts elsewhere than at Gauss-Newton's.
+            posterior that starts elsewhere than at Gauss-Newton's; ``resume`` of another call, the argument named.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
         K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that; and a move of
@@ -164,7 +165,13 @@ def complete(
     plan = drawing_plan(flow, choice.family, choice.partition, weighted, moves, antithetic, anchors)
     mesh = row_mesh(devices, jax.local_devices())
     params = replicated(params, mesh)
-    result = blank(measured, num_samples) if resume is None else checked_resume(resume, measured, num_samples)
+    arrays = {"key": key, "params": params, "rows": measured.given, "observed": measured.what_is_seen()}
+    asked = {
+        "num_samples": num_samples, "moves": plan.moves, "weighted": plan.weighted, "antithetic": antithetic,
+        "anchors": anchors, "posterior": choice.family.name, "fit_steps": choice.fit_steps, "partition": plan.partition,
+    }  # fmt: skip
+    call = call_record(asked, arrays | {"network": choice.amortised})
+    result = blank(measured, num_samples, call) if resume is None else checked_resume(resume, call)
     count = len(measured.given)
     notes = _notes(measured, flow.size) + ([] if plan.note is None else [plan.note])
     work = np.flatnonzero(measured.hidden_counts)

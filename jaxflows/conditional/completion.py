@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflows.conditional.call_record import check_same_call
 from jaxflows.conditional.diagnostics import resample, weight_report
 from jaxflows.conditional.measured_rows import MeasuredRows
 from jaxflows.conditional.partition import PARTITIONS
@@ -59,6 +61,7 @@ class Completion(NamedTuple):
         anchor: (rows, *event), the reference's own completion.
         info: `RowInfo`.
         notes: what was decided without being asked, in full sentences.
+        call: what was asked, an entry an argument (`jaxflows.conditional.call_record`), so that nothing else goes on from it.
     """
 
     samples: np.ndarray
@@ -68,6 +71,12 @@ class Completion(NamedTuple):
     anchor: np.ndarray
     info: RowInfo
     notes: tuple[str, ...]
+    call: Mapping[str, str]
+
+    def chosen(self, rows: np.ndarray) -> Completion:
+        """Some rows: numbers of them, or a boolean a row. Arrays are copies."""
+        picked = jax.tree.map(lambda leaf: leaf[rows], self._replace(notes=(), call={}))
+        return picked._replace(notes=self.notes, call=self.call)
 
     def resampled(self, key: jax.Array, num_samples: int) -> np.ndarray:
         """(rows, num_samples, *event): self-normalised resampling by the importance weights."""
@@ -118,7 +127,7 @@ class Completion(NamedTuple):
         return samples, count[:, 0] > 0
 
 
-def blank(measured: MeasuredRows, num_samples: int) -> Completion:
+def blank(measured: MeasuredRows, num_samples: int, call: Mapping[str, str]) -> Completion:
     """A completion with no row done: NaN where hidden; rows with nothing hidden are done, no work being needed."""
     count = len(measured.given)
     whole = measured.hidden_counts == 0
@@ -130,15 +139,13 @@ def blank(measured: MeasuredRows, num_samples: int) -> Completion:
     scores |= {"converged": np.where(whole, 1.0, np.nan), "partition": np.full(count, "", "<U7")}
     std = np.where(np.isnan(start), np.nan, 0.0).astype(start.dtype)
     log_weights = np.zeros((count, num_samples), start.dtype)
-    return Completion(samples, log_weights, start.copy(), std, start.copy(), RowInfo(**scores), ())
+    return Completion(samples, log_weights, start.copy(), std, start.copy(), RowInfo(**scores), (), call)
 
 
-def checked_resume(resume: Completion, measured: MeasuredRows, num_samples: int) -> Completion:
+def checked_resume(resume: Completion, call: Mapping[str, str]) -> Completion:
     """A copy of an interrupted result, to go on from; raises ValueError when it is of another call."""
-    expected = (len(measured.given), num_samples, *measured.given.shape[1:])
-    if resume.samples.shape != expected:
-        raise ValueError(f"expected resume to hold samples of shape {expected}; got {resume.samples.shape}")
-    return jax.tree.map(np.array, resume._replace(notes=()))
+    check_same_call(resume.call, call)
+    return resume.chosen(np.arange(len(resume.samples)))._replace(notes=(), call=call)
 
 
 def store(result: Completion, measured: MeasuredRows, batch: np.ndarray, drawn: Draws, seconds: float) -> None:

@@ -60,6 +60,10 @@ class MeasuredRows(NamedTuple):
         """P_O y of some rows, in the precision that JAX is set to."""
         return jnp.asarray(self.given[batch])
 
+    def what_is_seen(self) -> tuple[Any, ...]:
+        """What was observed of every row, as arrays: entries, counts, and the observation of one row."""
+        return self.seen, self.hidden_counts, self.observations(np.arange(min(1, len(self.given))))
+
     def batches(self, key: jax.Array, todo: np.ndarray, at_once: int) -> Iterator[RowBatch]:
         """The rows of ``todo``, ``at_once`` of them at a time.
 

@@ -12,7 +12,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from jaxflows.conditional.completion import Completion, RowInfo
+from jaxflows.conditional.completion import Completion
 from jaxflows.plotting.style import DEVIATION_COLOURS, FLAGGED, HIDDEN, INK, house_style
 from jaxflows.plotting.vectors import draw_vectors
 
@@ -89,17 +89,10 @@ def completion_figure(
         title = titles[label] if titles else ""
         if len(every) > len(chosen):
             title = f"{title} (first {len(chosen)} of {len(every)} rows)".strip()
-        picked = _rows_of(completion, chosen)
-        panels.append(Panel(title, originals[chosen], observed[chosen], picked))
+        panels.append(Panel(title, originals[chosen], observed[chosen], completion.chosen(chosen)))
     shown = min(num_samples, completion.samples.shape[1])
     with house_style():
         return draw_vectors(panels, shown) if shape is None else _draw_images(panels, shape, shown)
-
-
-def _rows_of(completion: Completion, chosen: np.ndarray) -> Completion:
-    samples, log_weights, mean, std, anchor, info, _ = completion
-    picked = RowInfo(*(values[chosen] for values in info))
-    return Completion(samples[chosen], log_weights[chosen], mean[chosen], std[chosen], anchor[chosen], picked, ())
 
 
 def _draw_images(panels: list[Panel], shape: tuple[int, ...], shown: int) -> Figure:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
+from jaxflows import flows, posteriors
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.sample import draw_samples
 from jaxflows.observation import mask
@@ -42,6 +43,64 @@ def test_observed_entries_come_back_bit_for_bit(completed, rows):
             assert np.array_equal(value[:, seen], np.broadcast_to(row[seen], value[:, seen].shape))
     assert np.all(completed.std[OBSERVED] == 0)
     assert np.isfinite(completed.samples).all()
+
+
+@pytest.fixture(scope="module")
+def interrupted(affine, rows):
+    """A call, its options, its whole result, and the result as an interrupt after the first of three rows would leave it."""
+    flow, params = affine
+    arguments, options = (KEY, flow, params, rows[:3], OBSERVED[0]), {"num_samples": 4, "weighted": False}
+    whole = complete(*arguments, **options, progress=False)
+    done = whole.info.done & (np.arange(3) < 1)
+    return arguments, options, whole, whole._replace(samples=0.0 * whole.samples, info=whole.info._replace(done=done))
+
+
+def test_an_interrupted_result_goes_on_where_it_was(interrupted):
+    arguments, options, whole, half = interrupted
+    result = complete(*arguments, **options, resume=half, progress=False)
+    assert result.info.done.all()
+    np.testing.assert_array_equal(result.samples[1:], whole.samples[1:])
+    # the row that was done is kept as it was
+    assert not result.samples[0].any()
+    assert not half.info.done[1:].any()
+    assert result.call == whole.call
+
+
+@pytest.mark.parametrize(
+    ("position", "other", "options", "named"),
+    [
+        (0, lambda key: jax.random.key(1), {}, "key"),
+        (2, lambda params: jax.tree.map(lambda leaf: leaf + 1e-6, params), {}, "params"),
+        (3, lambda rows: rows + 1, {}, "rows"),
+        (3, lambda rows: rows[:2], {}, "rows"),
+        (4, lambda observed: ~observed, {}, "rows"),
+        (4, lambda observed: np.broadcast_to(observed, (3, 4)) & (np.arange(3) < 2)[:, None], {}, "rows"),
+        (None, None, {"num_samples": 5}, "num_samples is 5; got num_samples 4"),
+        (None, None, {"weighted": True}, "weighted is True; got weighted False"),
+        (None, None, {"antithetic": True}, "antithetic is True; got antithetic False"),
+        (None, None, {"partition": "same"}, "partition is same; got partition auto"),
+        (
+            None,
+            None,
+            {"posterior": posteriors.mean_field(), "fit_steps": 1},
+            "posterior is mean_field; got posterior gauss_newton",
+        ),
+        (None, None, {"anchors": 2}, "anchors is 2; got anchors 1"),
+    ],
+)
+def test_a_result_of_another_call_is_not_gone_on_from(interrupted, position, other, options, named):
+    arguments, asked, _, half = interrupted
+    arguments = [other(value) if number == position else value for number, value in enumerate(arguments)]
+    with pytest.raises(ValueError, match=f"expected resume to be of this call, in which {named}"):
+        complete(*arguments, **(asked | options), resume=half, progress=False)
+
+
+def test_moves_are_part_of_the_call():
+    flow = flows.realnvp(event_shape=(4,), layers=2, hidden=4)
+    arguments = KEY, flow, flow.init(KEY), np.zeros((1, 4), np.float32), OBSERVED[0]
+    still = complete(*arguments, num_samples=2, weighted=False, progress=False)
+    with pytest.raises(ValueError, match="in which moves is 2; got moves 0"):
+        complete(*arguments, num_samples=2, weighted=False, moves=2, resume=still, progress=False)
 
 
 def test_moments_are_those_of_the_schur_complement(affine, completed, rows):

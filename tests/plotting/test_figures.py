@@ -15,7 +15,7 @@ def a_completion(rows, event_shape, num_samples=3):
     info = RowInfo(*(np.zeros(rows) for _ in RowInfo._fields))
     spread = np.where(observed, 0.0, samples.std(1))
     log_weights = rng.random((rows, num_samples))
-    return originals, observed, Completion(samples, log_weights, samples.mean(1), spread, samples[:, 0], info, ())
+    return originals, observed, Completion(samples, log_weights, samples.mean(1), spread, samples[:, 0], info, (), {})
 
 
 def heads(figure):
