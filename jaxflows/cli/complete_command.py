@@ -17,10 +17,13 @@ if TYPE_CHECKING:
     from jaxflows.conditional.completion import Completion
 
 # what a run takes where nothing is asked for; kept apart from argparse so that --resume can tell what was asked for
-_DEFAULTS: dict[str, Any] = {"model": DEFAULT_MODEL, "samples": 32, "seed": 0}
+_DEFAULTS: dict[str, Any] = {"model": DEFAULT_MODEL, "samples": 32, "seed": 0, "anchors": 1, "antithetic": False}
 _DEFAULT_MASKS = ("missing:0.5", "centre:8")
 _DEFAULT_DIGITS = slice(0, 8)
-_FIXED_BY_RESUME = ("data", "key", "mask", "rows", "scale", "samples", "seed", "posterior", "steps")
+_FIXED_BY_RESUME = (
+    "data", "key", "mask", "rows", "scale", "samples", "seed", "posterior", "steps", "anchors", "moves", "antithetic",
+    "unweighted",
+)  # fmt: skip
 
 _EPILOG = """masks: all, none, missing:FRACTION, centre:SIDE, left, right, top, bottom, or a file (.npy, .npz, .csv, an
 image), non-zero where observed, one for all rows or one a row. Without --mask the NaN entries of DATA are missing.
@@ -30,6 +33,7 @@ examples:
   jaxflows complete scan.png --mask hole.png           one image, a mask drawn by hand
   jaxflows complete t10k-images-idx3-ubyte.gz --rows 0:16 --mask missing:0.9 --mask left
   jaxflows complete table.csv --model my.safetensors --posterior householder:20 --save table.npz
+  jaxflows complete table.csv --model my.safetensors --anchors 8          a posterior of several modes
   jaxflows complete --resume completion.npz            go on after an interrupt
 
 The same seed gives the same picture and the same .npz, bit for bit, on the same machine.
@@ -67,6 +71,18 @@ def add_command(commands: Any) -> None:
         metavar="N",
         help="of the fit of mean_field, full_rank, householder (default: 200) or amortised (default: none)",
     )
+    parser.add_argument(
+        "--anchors",
+        type=types.count(1),
+        metavar="M",
+        help="places to search for a mode from, where there are several (default: 1)",
+    )
+    parser.add_argument(
+        "--moves", type=types.count(0), metavar="N",
+        help="Hamiltonian moves of every draw (default: none, but 24 for flows that are explicit both ways of large events)",
+    )  # fmt: skip
+    parser.add_argument("--antithetic", action="store_const", const=True, help="draw in pairs whose errors cancel in the mean")
+    parser.add_argument("--unweighted", action="store_const", const=True, help="no weights, no effective sample size: faster")
     parser.add_argument(
         "--output", type=types.picture, default=Path("completion.png"), metavar="PICTURE", help="default: completion.png"
     )
@@ -126,15 +142,24 @@ def _new_task(options: argparse.Namespace) -> tuple[Task, Completion | None, Mod
     masks = tuple(options.mask or (_DEFAULT_MASKS if options.data is None else (input_rows.NAN_MASK,)))
 
     from jaxflows.cli.completed_rows import Task
+    from jaxflows.conditional.drawing_plan import drawing_plan
+    from jaxflows.conditional.row_posteriors import posterior_choice
 
     owner = f"--model {model.name}"
     rows = input_rows.fit_rows(array, options.data, model.flow.event_shape, chosen, model.pixel_scale, owner)
     shape = model.image_shape or model.flow.event_shape
     observed = [input_rows.observed_entries(mask, rows, shape, wanted["seed"]) for mask in masks]
     posterior = "gauss_newton" if options.posterior is None else options.posterior.text
-    # asked for here, so that a model without a network is refused before any work
-    posterior_of(posterior, model)
+    weighted = False if options.unweighted else None
+    # asked for here, so that what cannot be is refused before any work
+    chosen_posterior = posterior_of(posterior, model)
+    try:
+        family = posterior_choice(chosen_posterior, None, "auto", options.steps).family
+        drawing_plan(model.flow, family, "auto", weighted, options.moves, wanted["antithetic"], wanted["anchors"])
+    except ValueError as error:
+        raise CommandError(str(error)) from None
     settings = wanted | {
+        "moves": options.moves, "weighted": weighted,
         "posterior": posterior, "steps": fit_steps_of(posterior, options.steps), "fingerprint": model.fingerprint,
         "source": rows.source, "masks": list(masks),
     }  # fmt: skip
@@ -171,7 +196,8 @@ def _work(task: Task, before: Completion | None, model: Model, *, progress: bool
     return complete(
         jax.random.key(settings["seed"]), model.flow, model.params, task.rows, task.observed,
         num_samples=settings["samples"], posterior=posterior_of(settings["posterior"], model),
-        fit_steps=settings["steps"], resume=before, progress=progress,
+        fit_steps=settings["steps"], anchors=settings["anchors"], moves=settings["moves"],
+        antithetic=settings["antithetic"], weighted=settings["weighted"], resume=before, progress=progress,
     )  # fmt: skip
 
 

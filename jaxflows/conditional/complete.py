@@ -159,8 +159,6 @@ def complete(
     measured = measured_rows(flow, rows, observed)
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
-    if anchors > 1 and not (posterior is None and partition in ("auto", "tangent")):
-        raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     choice = posterior_choice(posterior, observed, partition, fit_steps)
     plan = drawing_plan(flow, choice.family, choice.partition, weighted, moves, antithetic, anchors)
     mesh = row_mesh(devices, jax.local_devices())

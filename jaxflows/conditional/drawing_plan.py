@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from jaxflows.conditional.moves import ANCHOR_STEPS
-from jaxflows.conditional.posteriors import Posterior
+from jaxflows.conditional.posteriors import Posterior, gauss_newton
 from jaxflows.conditional.sample import check_moves
 from jaxflows.flows import Flow
 
@@ -51,10 +51,12 @@ def drawing_plan(
             Gauss-Newton's, nothing is moved by default.
 
     Raises:
-        ValueError: anchors below 1, and moves that cannot be.
+        ValueError: anchors below 1, several with a posterior or a partition, which are then not free, and moves that cannot be.
     """
     if anchors < 1:
         raise ValueError(f"expected anchors >= 1; got {anchors}")
+    if anchors > 1 and (family != gauss_newton() or partition not in ("auto", "tangent")):
+        raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     anchored = family.start == "gauss_newton"
     large = flow.bijector.explicit and flow.size > MOST_WEIGHED
     if moves is None:

@@ -144,3 +144,33 @@ def test_resuming_a_finished_result_with_another_model_is_refused(here, capsys, 
     assert main(["complete", "--resume", "result.npz", "--model", "other.safetensors"]) == 2
     expected = "jaxflows: --model other.safetensors: not the model that result.npz was made with\n"
     assert capsys.readouterr().err == expected
+
+
+def test_draws_in_pairs_without_weights(here, rows_file, model, data):
+    del here
+    run(rows_file, "--mask", "left", "--samples", "2", "--antithetic", "--unweighted", "--model", model, "--save", "result.npz")
+    result = np.load("result.npz")
+    assert not result["log_weights"].any()
+    assert np.isnan(result["ess"]).all()
+    # the two of a pair lie on either side of the anchor
+    around = (result["samples"] - result["anchor"][:, None])[..., :2]
+    assert np.corrcoef(around[:, 0].ravel(), around[:, 1].ravel())[0, 1] < -0.5
+    np.testing.assert_array_equal(result["samples"][0, 0, :, 2:], data[0, :, 2:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("--anchors", "2", "--posterior", "prior"),
+            "expected no posterior and no partition but the tangent with several anchors",
+        ),
+        (("--anchors", "2", "--moves", "2"), "expected a single anchor with moves; got 2"),
+        (("--moves", "2", "--antithetic"), "expected no moves of antithetic draws"),
+        (("--moves", "2", "--posterior", "prior"), "expected a posterior that starts at Gauss-Newton's with moves"),
+    ],
+)
+def test_draws_that_cannot_be_are_refused_before_any_work(here, capsys, rows_file, model, arguments, message):
+    assert main(["complete", rows_file, *HALF, "--model", model, *arguments]) == 2
+    assert capsys.readouterr().err.startswith(f"jaxflows: {message}")
+    assert not list(here.glob("completion.*"))
