@@ -29,16 +29,18 @@ import itertools
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
 
-from benchmarks.inverse_methods import METHODS, POINTS, Problem, Sizes
+from benchmarks.inverse_methods import METHODS, POINTS, Chosen, Problem, Sizes
 from benchmarks.inverse_tasks import DATA, TASKS, pixels_of, readings
 from benchmarks.kept_rows import Row, add_options, measure_and_write, output_dir
 from benchmarks.results_file import read_rows
 from jaxflows import metrics, persistence
-from jaxflows.inverse.infer import infer
+from jaxflows.inverse.infer import Inference, infer
+from jaxflows.inverse.noisy_measurements import NoisyMeasurement
 
 NAME = "inverse_problems"
 FULL = {"mnist": Sizes(50, 16, None, None), "cifar10": Sizes(10, 8, None, None)}
@@ -81,8 +83,27 @@ def loaded(data: str, model: Path, data_dir: Path, run_dir: Path) -> Problem:
     return Problem(data, "", flow, params, pixels, checksum, Sizes(0, 0, None, None), data_dir, run_dir)
 
 
-def measured(problem: Problem, name: str) -> Row | None:
-    """The row of one task and method; None where the method cannot serve the task."""
+class Inferred(NamedTuple):
+    """What a method inferred of the images of a task.
+
+    Attributes:
+        chosen: the method.
+        clean, events: (images, *event), without and with the noise.
+        known: (images, *event) boolean, entries that were observed themselves.
+        readings: of every event.
+        found: of every event.
+    """
+
+    chosen: Chosen
+    clean: np.ndarray
+    events: np.ndarray
+    known: np.ndarray
+    readings: list[NoisyMeasurement]
+    found: list[Inference]
+
+
+def inferred(problem: Problem, name: str) -> Inferred | None:
+    """Infer the images of a task by a method; None where it cannot serve the task."""
     flow, sizes = problem.flow, problem.sizes
     images = DATA[problem.data].test(problem.data_dir)[: sizes.count].reshape(-1, *flow.event_shape)
     clean, events = problem.pixels.clean(images), problem.pixels.events(images)
@@ -95,6 +116,15 @@ def measured(problem: Problem, name: str) -> Row | None:
         infer(jax.random.key(number), flow, problem.params, reading, method=chosen.method, num_samples=count)
         for number, reading in enumerate(made)
     ]
+    return Inferred(chosen, clean, events, known, made, found)
+
+
+def measured(problem: Problem, name: str) -> Row | None:
+    """The row of one task and method; None where the method cannot serve the task."""
+    result = inferred(problem, name)
+    if result is None:
+        return None
+    chosen, clean, events, known, _, found = result
     samples = np.stack([np.asarray(one.samples) for one in found])
     misfits = np.concatenate([np.asarray(one.misfit) for one in found])
     if clean.ndim == 4 and clean.shape[-1] == 1:
@@ -105,7 +135,7 @@ def measured(problem: Problem, name: str) -> Row | None:
         "misfit": float(np.sqrt(np.mean(misfits**2))), "evaluations": float(np.median([one.evaluations for one in found])),
         "seconds": float(np.median([one.seconds for one in found[1:]])),
         "seconds_with_compilation": sum(one.seconds for one in found),
-        "seconds_prepared": chosen.prepared, "images": sizes.count, "samples": samples.shape[1], "scaled": chosen.scaled,
+        "seconds_prepared": chosen.prepared, "images": len(found), "samples": samples.shape[1], "scaled": chosen.scaled,
         "model": problem.checksum,
     }  # fmt: skip
 

@@ -3,7 +3,14 @@ import pytest
 
 from jaxflows.conditional.completion import Completion, RowInfo
 from jaxflows.conditional.fit_posterior import FitTrace
-from jaxflows.plotting import completion_figure, convergence_figure, inference_figure, save_figure, trace_figure
+from jaxflows.plotting import (
+    comparison_figure,
+    completion_figure,
+    convergence_figure,
+    inference_figure,
+    save_figure,
+    trace_figure,
+)
 from jaxflows.plotting.style import HIDDEN
 
 
@@ -167,11 +174,32 @@ def test_lines_of_inferred_images_and_flagged_samples_left_out():
     assert len([axes for axes in colours.axes if axes.images]) == 3 * 7
 
 
+def test_methods_beside_each_other_share_their_colours():
+    rng = np.random.default_rng(0)
+    truth, observations = rng.random((2, 4, 4, 3)), rng.random((2, 4, 4, 3))
+    samples = {
+        "draws": rng.random((2, 5, 4, 4, 3)),
+        "wide": 2 * rng.random((2, 5, 4, 4, 3)),
+        "point": rng.random((2, 1, 4, 4, 3)),
+    }
+    figure = comparison_figure(truth, observations, samples, title="colours")
+    lines = ["observation", "draws", "   mean", "   std", "wide", "   mean", "   std", "point", "truth"]
+    assert heads(figure) == ["colours", *lines]
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in figure.axes if axes.images]
+    assert len(pictures) == 2 * len(lines)
+    scaled = (samples["point"][0, 0] - truth.min()) / (truth.max() - truth.min())
+    np.testing.assert_allclose(pictures[2 * 7], np.clip(scaled, 0, 1))
+    # one range for both deviations: the wider method's are lighter
+    assert pictures[2 * 6].sum() > 1.3 * pictures[2 * 3].sum()
+    with pytest.raises(ValueError, match=r"expected point \(2, S, 4, 4, 3\), as the truth; got \(1, 1, 4, 4, 3\)"):
+        comparison_figure(truth, observations, {"point": samples["point"][:1]})
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"truth": np.zeros((2, 16))}, r"expected images \(rows, height, width\) .*; got \(2, 16\)"),
-        ({"samples": np.zeros((2, 4, 4))}, r"samples \(2, S, \*\(4, 4\)\), as the truth; got \(2, 4, 4\) and \(2, 4, 4\)"),
+        ({"samples": np.zeros((2, 4, 4))}, r"samples \(2, S, 4, 4\), as the truth; got \(2, 4, 4\)"),
     ],
 )
 def test_inferred_images_that_do_not_fit(change, message):
