@@ -7,6 +7,7 @@ import numpy as np
 from jaxflows.cli.completed_rows import Task
 from jaxflows.cli.models import Model
 from jaxflows.conditional.completion import Completion
+from jaxflows.known_mean import known_mean
 from jaxflows.metrics import gaussian_conditional
 
 _HEAD = (
@@ -44,20 +45,15 @@ def _line(task: Task, completion: Completion, model: Model, index: int, mask: st
         number(_rmse(mean - truth, scored), ".4f"),
         number(_rmse(samples - truth[:, None], spread), ".4f"),
         gaussian,
-        number(_mean(info.ess), ".1f"),
+        number(known_mean(info.ess), ".1f"),
         number(np.nanmax(info.residual, initial=-np.inf), ".1e"),
-        number(_mean(info.converged), ".1%"),
+        number(known_mean(info.converged), ".1%"),
         number(float(info.seconds.sum()), ".1f"),
     ]
 
 
 def _rmse(errors: np.ndarray, scored: np.ndarray) -> float:
     return float(np.sqrt(np.mean(errors[scored] ** 2))) if scored.any() else np.nan
-
-
-def _mean(values: np.ndarray) -> float:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else np.nan
 
 
 def number(value: float, form: str) -> str:

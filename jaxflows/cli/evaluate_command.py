@@ -159,6 +159,7 @@ def _scores(
     import numpy as np
 
     from jaxflows.conditional.complete import complete
+    from jaxflows.known_mean import known_mean
     from jaxflows.metrics import completion_scores, gaussian_conditional, observed_log_likelihood
     from jaxflows.training.predict_labels import predict_labels
 
@@ -177,29 +178,22 @@ def _scores(
     missing = ~observed.all(axis=tuple(range(1, observed.ndim)))
     line = {
         "mask": mask, "system": name, "rows": int(np.sum(missing)),
-        **completion_scores(k_rank, draws, truth, seen)._asdict(), "ess": _mean(result.info.ess),
-        "bound": _mean(result.info.bound), "weighted_bound": _mean(result.info.iw_bound),
-        "converged": _mean(result.info.converged[missing]),
+        **completion_scores(k_rank, draws, truth, seen)._asdict(), "ess": known_mean(result.info.ess),
+        "bound": known_mean(result.info.bound), "weighted_bound": known_mean(result.info.iw_bound),
+        "converged": known_mean(result.info.converged[missing]),
     }  # fmt: skip
     if labels is not None and model.incomplete is not None:
         right = predict_labels(model.flow, model.incomplete, result).argmax(axis=1) == labels
-        line["accuracy"] = _mean(right[labels >= 0].astype(float))
+        line["accuracy"] = known_mean(right[labels >= 0].astype(float))
     if gaussian is None:
         return [line]
     drawn = gaussian_conditional(gaussian, truth, observed, num_samples=options.samples, seed=options.seed)
-    exact = _mean(observed_log_likelihood(gaussian, truth, observed)[missing])
+    exact = known_mean(observed_log_likelihood(gaussian, truth, observed)[missing])
     other = {
         "mask": mask, "system": "Gaussian", "rows": line["rows"],
         **completion_scores(k_rank, drawn.samples, truth, observed)._asdict(), "bound": exact, "weighted_bound": exact,
     }  # fmt: skip
     return [line, other]
-
-
-def _mean(values: np.ndarray) -> float:
-    import numpy as np
-
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if finite.size else float("nan")
 
 
 def _table(lines: list[dict[str, Any]], samples: int) -> str:

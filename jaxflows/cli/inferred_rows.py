@@ -11,6 +11,7 @@ import numpy as np
 
 from jaxflows.cli.completion_table import aligned
 from jaxflows.inverse.infer import Inference
+from jaxflows.known_mean import known_mean
 from jaxflows.persistence import atomic_write
 
 
@@ -68,7 +69,7 @@ def inference_table(problem: Problem, found: list[Inference]) -> str:
     scored = problem.hidden if problem.hidden.any() and not problem.settings["noise"] else np.ones_like(problem.hidden)
     errors = (samples - problem.truth[:, None])[:, :, scored]
     usable = np.where(bad[..., None], np.nan, errors)
-    rmse_mean, rmse_sample = np.sqrt(_mean(_mean(usable, 1) ** 2)), np.sqrt(_mean(usable**2))
+    rmse_mean, rmse_sample = np.sqrt(known_mean(known_mean(usable, 1) ** 2)), np.sqrt(known_mean(usable**2))
     head = ["measurement", "method", "rows", "samples", "RMSE mean", "RMSE sample", "misfit", "evaluations a row", "seconds"]
     misfit = np.concatenate([np.asarray(one.misfit) for one in found])
     line = [
@@ -77,12 +78,6 @@ def inference_table(problem: Problem, found: list[Inference]) -> str:
         f"{np.mean([one.evaluations for one in found]):.0f}", f"{sum(one.seconds for one in found):.1f}",
     ]  # fmt: skip
     return aligned([head, line])
-
-
-def _mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """Mean of what is not NaN; NaN, without a warning, where all is."""
-    count = np.sum(~np.isnan(values), axis=axis)
-    return np.where(count > 0, np.nansum(values, axis=axis) / np.maximum(count, 1), np.nan)
 
 
 def notes_by_row(problem: Problem, found: list[Inference]) -> list[str]:

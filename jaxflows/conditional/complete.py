@@ -135,8 +135,9 @@ def complete(
             Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``.
         moves: Hamiltonian trajectories by which every draw is moved after that, exact in their limit and with nothing to solve
             (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
-            moves. Without weights draws that no solver solved begin at the anchor and count as all others, and nothing is
-            tried again. None for 24 where draws are not weighed by default, else for none.
+            moves, in which unsolved draws begin at the anchor. Without weights nothing is drawn from the posterior nor solved:
+            events of the flow are moved, made completions by its linearisation at the anchor. None for 24 where draws are not
+            weighed by default, else for none.
         resume: an interrupted result of the same call: its finished rows are kept. The solver may be another.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -148,8 +149,9 @@ def complete(
     Raises:
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
-            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, or of a
-            posterior that starts elsewhere than at Gauss-Newton's; ``resume`` of another call, the argument named.
+            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, of a
+            posterior that starts elsewhere than at Gauss-Newton's, or without weights of one that is fitted; ``resume`` of
+            another call, the argument named.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
         K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that; and a move of

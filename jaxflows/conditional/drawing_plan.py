@@ -47,8 +47,8 @@ def drawing_plan(
         family: the posterior.
         partition: as the caller said, 'auto' for nothing.
         weighted, moves: likewise, None for nothing.
-        antithetic, anchors: as the caller said; with either, and with a posterior that starts elsewhere than at
-            Gauss-Newton's, nothing is moved by default.
+        antithetic, anchors: as the caller said; with either, and with another posterior than Gauss-Newton's, nothing is moved by
+            default.
 
     Raises:
         ValueError: anchors below 1, several with a posterior or a partition, which are then not free, and moves that cannot be.
@@ -59,15 +59,16 @@ def drawing_plan(
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     anchored = family.start == "gauss_newton"
     large = flow.bijector.explicit and flow.size > MOST_WEIGHED
+    fixed = anchored and family.nearest is None
     if moves is None:
-        movable = large and not weighted and anchored and not antithetic and anchors == 1
+        movable = large and not weighted and fixed and not antithetic and anchors == 1
         taken = MOVES if movable else 0
     else:
         taken = moves
-    check_moves(taken, antithetic, anchored)
+    weighed = not (large and taken and fixed) if weighted is None else weighted
+    check_moves(taken, antithetic, weighed, family, anchored)
     if taken and anchors > 1:
         raise ValueError(f"expected a single anchor with moves; got {anchors}")
-    weighed = not (large and taken) if weighted is None else weighted
     moved = taken > 0 and not weighed
     chosen = "same" if moved and partition == "auto" else partition
     note = None

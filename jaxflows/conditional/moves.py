@@ -10,7 +10,9 @@ inverse of the Gauss-Newton Hessian at the anchor, a move is a trajectory of
 by leapfrogs from a fresh r ~ N(0, I), accepted by Metropolis (Duane et al. 1987; Neal 2011). S S^T is its mass, so that all
 directions are about alike. What was measured holds at every step: nothing is solved.
 
-Moves after draws of weight w leave the weights proper (Gilks and Berzuini 2001, resample-move).
+Moves after draws of weight w leave the weights proper (Gilks and Berzuini 2001, resample-move). Without weights they begin at
+`conditioned_events`: where what is hidden may be of several kinds, and the more so where its contrasts differ, chains from one
+anchor are long in leaving it (docs/design.md, section 6).
 """
 
 from __future__ import annotations
@@ -36,8 +38,8 @@ TARGET_ACCEPTANCE = 0.75
 # mode itself, from which the moves lead away again
 ANCHOR_STEPS = 12
 
-# times K^(-1/4), at which the adaptation begins
-FIRST_STEP = 1.5
+# times K^(-1/4), at which the adaptation begins; its gain at move n is (n + 1) to the other power
+FIRST_STEP, GAIN_POWER = 1.5, -0.4
 
 
 class Moved(NamedTuple):
@@ -45,7 +47,7 @@ class Moved(NamedTuple):
 
     Attributes:
         samples: (S, *event).
-        acceptance: mean chance of the moves in the second half, in which the step no longer changes.
+        acceptance: mean chance of the moves in the second half.
         evaluations: block evaluations spent, a gradient counted as two.
     """
 
@@ -62,6 +64,46 @@ class _Place(NamedTuple):
     push: jax.Array
 
 
+def conditioned_events(
+    key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Reference, count: int
+) -> tuple[jax.Array, jax.Array]:
+    """Events of the flow made completions of ONE observation by the linearisation at the anchor: Matheron's rule.
+
+        y = y* + P_H [(y' - y*) + S S^T A^T G P_O (y' - y*)],  y' = f(x'),  x' ~ N(0, I)
+
+    with G the Jacobian of the flow at the anchor y* and A = G P_H: what was hidden of y' less its mean given what was observed
+    of y', added to the anchor. Draws of the conditional itself where the flow is affine. Elsewhere they have the contrasts of
+    the flow's own events, and those of different kinds begin apart.
+
+    Args:
+        key: random key, used once.
+        flow, params: the flow, not turned.
+        where: the hidden subspace.
+        start: the reference at the anchor.
+        count: how many.
+
+    Returns:
+        Completions (count, *event), the anchor where there is no density, and block evaluations spent. Cost: a decode, a
+        product either way with the Jacobian and a log p each.
+
+    Source: Journel and Huijbregts 1978; Hoffman and Ribak 1991.
+    """
+    spread = jnp.where(where.used[:, None] & where.used[None, :], start.spread, 0.0)
+    with jax.default_matmul_precision("highest"):
+        _, push = jax.linearize(lambda y: flow.encode(params, y), start.anchor)
+        pull = jax.linear_transpose(push, start.anchor)
+
+        def one(key: jax.Array) -> jax.Array:
+            x = jax.random.normal(key, flow.latent_shape, start.anchor.dtype)
+            apart = flow.decode(params, x)[0] - start.anchor
+            (image,) = pull(push(where.observation.observed_part(apart)))
+            y = start.anchor + where.expand(where.compress(apart) + spread @ (spread.T @ where.compress(image)))
+            return jnp.where(jnp.isfinite(flow.log_prob(params, y)), y, start.anchor)
+
+        events = jax.vmap(one)(jax.random.split(key, count))
+    return events, jnp.asarray((1 + 4 * count) * flow.bijector.blocks, jnp.int32)
+
+
 def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Reference, samples: jax.Array, moves: int) -> Moved:
     """Move every completion of ONE observation by ``moves`` trajectories; a pure function.
 
@@ -71,7 +113,8 @@ def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Refer
         where: the hidden subspace.
         start: the reference at the anchor, whose ``spread`` is S.
         samples: (S, *event), completions: their observed parts are kept.
-        moves: trajectories each. In the first half the step is adapted, by all completions together, and then held.
+        moves: trajectories each. In the first half every completion adapts a step of its own, so that one that begins where log
+            p is steep is not left there; then they share the median of those, adapted on by ever less.
 
     Cost: ``LEAPFROGS`` + 1 gradients of log p a move and completion, and O(K^2) arithmetic for each.
     """
@@ -102,18 +145,21 @@ def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, start: Refer
         return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, here), jnp.exp(jnp.minimum(log_ratio, 0.0))
 
     def one(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
-        (places, log_step), (k, number) = carry, xs
+        (places, log_steps), (k, number) = carry, xs
+        shared = 2 * number >= moves
+        log_steps = jnp.where(shared, jnp.median(log_steps), log_steps)
         keys = jax.random.split(k, len(samples))
-        places, chances = jax.vmap(trajectory, (0, 0, 0, None))(keys, places, observed, jnp.exp(log_step))
-        rate = jnp.mean(chances)
-        gain = jnp.where(2 * number < moves, (number + 1.0) ** -0.6, 0.0)
-        return (places, log_step + gain * (rate - TARGET_ACCEPTANCE)), rate
+        places, chances = jax.vmap(trajectory)(keys, places, observed, jnp.exp(log_steps))
+        told = jnp.where(shared, jnp.mean(chances), chances)
+        gain = (number + 1.0) ** GAIN_POWER
+        return (places, log_steps + gain * (told - TARGET_ACCEPTANCE)), jnp.mean(chances)
 
     with jax.default_matmul_precision("highest"):
         places = jax.vmap(place)(jax.vmap(where.compress)(samples), observed)
         # what K dimensions allow
         first = jnp.log(FIRST_STEP) - 0.25 * jnp.log(dimensions)
-        (places, _), rates = jax.lax.scan(one, (places, first), (jax.random.split(key, moves), jnp.arange(moves)))
+        begin = places, jnp.full(len(samples), first)
+        (places, _), rates = jax.lax.scan(one, begin, (jax.random.split(key, moves), jnp.arange(moves)))
         moved = observed + jax.vmap(where.expand)(places.c)
     gradients = len(samples) * (1 + moves * LEAPFROGS)
     spent = jnp.asarray(2 * flow.bijector.blocks * gradients, jnp.int32)

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxflows.bijectors.base import Params, SolveInfo
+from jaxflows.bijectors.base import Params, SolveInfo, no_work
 from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, weight_report
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import Hidden, hidden
-from jaxflows.conditional.moves import move
+from jaxflows.conditional.moves import conditioned_events, move
 from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.flows import Flow
@@ -84,7 +84,8 @@ def draw_samples(
         weighted: whether draws are weighed. If not, solved draws count alike and ``report`` is NaN.
         antithetic: draw in pairs eta and -eta (`standard_normals`).
         moves: trajectories by which every draw is then moved (`jaxflows.conditional.moves`), an unsolved one from the anchor.
-            Weights stay those of the draws before; without weights unsolved draws come to count as all others.
+            Weights stay those of the draws before. Without weights nothing is drawn from the posterior nor solved: what is
+            moved are events of the flow, made completions by the linearisation at the anchor.
 
     Returns:
         The draws. Cost: the reference's (two linearisations of K JVPs, or more), S constraint solves, and for every draw's
@@ -107,8 +108,16 @@ def draw_samples(
         theta, start = fitted
     if solver is None:
         solver = thorough_solver(flow, is_anchored(posterior, start))
-    check_moves(moves, antithetic, is_anchored(posterior, start))
+    check_moves(moves, antithetic, weighted, posterior, is_anchored(posterior, start))
     unturned = (flow, params)
+    if moves and not weighted:
+        begin, spent = conditioned_events(k_draw, flow, params, where, start, num_samples)
+        moved = move(jax.random.fold_in(key, 1), flow, params, where, start, begin, moves)
+        samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples)
+        log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
+        solve = no_work(samples.dtype, evaluations=start.info.evaluations + spent + moved.evaluations)
+        solve = solve._replace(converged=jnp.ones((), samples.dtype))
+        return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, moved.acceptance, report, solve)
     flow, params = framed(flow, params, start.rotation)
     eps = standard_normals(k_draw, num_samples, flow, where, y_observed.dtype, antithetic)
 
@@ -124,7 +133,7 @@ def draw_samples(
         log_weights = usable(log_weights + gaps, infos.converged)
         report = weight_report(log_weights)
     else:
-        log_weights, report = unweighted(infos.converged | (moves > 0), log_weights.dtype)
+        log_weights, report = unweighted(infos.converged, log_weights.dtype)
     if moves:
         begin = jnp.where(infos.converged.reshape(-1, *(1 for _ in y_observed.shape)), samples, start.anchor)
         moved = move(jax.random.fold_in(key, 1), *unturned, where, start, begin, moves)
@@ -134,7 +143,7 @@ def draw_samples(
     return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, acceptance, report, solve)
 
 
-def check_moves(moves: int, antithetic: bool, anchored: bool) -> None:
+def check_moves(moves: int, antithetic: bool, weighted: bool, posterior: Posterior, anchored: bool) -> None:
     """Raise ValueError for moves that cannot be."""
     if moves < 0:
         raise ValueError(f"expected moves >= 0; got {moves}")
@@ -142,6 +151,10 @@ def check_moves(moves: int, antithetic: bool, anchored: bool) -> None:
         raise ValueError("expected no moves of antithetic draws, which they would part; got both")
     if moves and not anchored:
         raise ValueError("expected a posterior that starts at Gauss-Newton's with moves, which take their mass from there")
+    if moves and not weighted and posterior.nearest is not None:
+        raise ValueError(
+            f"expected weights with moves of {posterior.name}'s draws: without them nothing is drawn from a posterior; got both"
+        )
 
 
 def standard_normals(key: jax.Array, count: int, flow: Flow, where: Hidden, dtype: jnp.dtype, antithetic: bool) -> jax.Array:

@@ -11,7 +11,6 @@ gradient through a solve, and pays with a completion of all rows a round: for ta
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import time
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ from jaxflows.conditional.complete import complete
 from jaxflows.conditional.posteriors import Posterior
 from jaxflows.data.incomplete_rows import median_filling, noisy_fill
 from jaxflows.flows import Flow
+from jaxflows.known_mean import known_mean
 from jaxflows.log_det.estimators import Estimator
 from jaxflows.metrics.gaussian_baseline import Gaussian, gaussian_conditional
 from jaxflows.metrics.gaussian_em import fit_gaussian_em
@@ -160,8 +160,8 @@ def fit_by_em(
                 solved = np.isfinite(result.log_weights).any(axis=1)
                 completed = result.resampled(k_resample, num_samples)[solved].reshape(-1, *flow.event_shape)
                 # draws that were moved have neither
-                others["bound"].append(_mean(result.info.iw_bound) / flow.size)
-                others["ess"].append(_mean(result.info.ess) / draws)
+                others["bound"].append(known_mean(result.info.iw_bound) / flow.size)
+                others["ess"].append(known_mean(result.info.ess) / draws)
                 others["converged"].append(float(np.mean(result.info.converged)))
             params, report = fit(
                 k_fit, flow, completed, params=params, epochs=epochs, batch_size=batch_size, learning_rate=learning_rate,
@@ -181,12 +181,6 @@ def fit_by_em(
 
 def _description(fill: str | Gaussian) -> str:
     return digest(np.vstack([fill.mean, fill.factor])) if isinstance(fill, Gaussian) else fill
-
-
-def _mean(values: np.ndarray) -> float:
-    """The mean of what is known; NaN where nothing is."""
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else math.nan
 
 
 def _first_fill(key: jax.Array, rows: IncompleteData, fill: str | Gaussian, num_samples: int) -> np.ndarray:
