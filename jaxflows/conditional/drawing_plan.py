@@ -47,7 +47,7 @@ def drawing_plan(
         family: the posterior.
         partition: as the caller said, 'auto' for nothing.
         weighted, moves: likewise, None for nothing.
-        antithetic, anchors: as the caller said; with either, and with another posterior than Gauss-Newton's, nothing is moved by
+        antithetic, anchors: as the caller said; with either, or another posterior than Gauss-Newton's, nothing is moved by
             default.
 
     Raises:
