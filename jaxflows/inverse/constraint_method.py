@@ -62,9 +62,7 @@ def constraint(
         weighed = not np.isnan(done.info.bound[0])
         if done.info.converged[0] < 1.0:
             lost = round(num_samples * (1.0 - float(done.info.converged[0])))
-            moved = not weighed and not np.isnan(done.info.acceptance[0])
-            fate = "were moved from the anchor" if moved else "have weight zero"
-            notes.append(f"{lost} of {num_samples} constraints were not solved: those samples {fate}")
+            notes.append(f"{lost} of {num_samples} constraints were not solved: those samples have weight zero")
         return Outcome(
             samples=events,
             misfit=jax.vmap(lambda y: misfit(measurement, y))(events),
