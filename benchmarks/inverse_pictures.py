@@ -1,6 +1,6 @@
 """A picture of every task of `benchmarks.inverse_problems`: what was read, what methods infer of it, and the truth.
 
-    python -m benchmarks.inverse_pictures --only cifar10              # the published steps: half an hour of a core
+    python -m benchmarks.inverse_pictures --only cifar10              # the published steps: some minutes a task of a core
     python -m benchmarks.inverse_pictures --only mnist --steps 50     # as that benchmark cuts them for the digits
     python -m benchmarks.inverse_pictures --only cifar10 colourisation constraint csgm    # some tasks, other methods
 
@@ -28,7 +28,7 @@ from jaxflows.cli.named_measurements import pictured
 from jaxflows.plotting import comparison_figure, save_figure
 
 FOLDER = Path(__file__).parents[1] / "docs" / "inverse"
-SHOWN = ("constraint", "gaussian", "asim", "langevin")
+SHOWN = ("constraint", "gaussian", "asim")
 SAMPLES = 8
 
 
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, default=Path(os.environ.get("JAXFLOWS_DATA", "/work/shared/data")))
     parser.add_argument("--run-dir", type=Path, default=Path("runs/inverse_problems"), help="where what was fitted is kept")
     parser.add_argument("--output-dir", type=Path, default=FOLDER)
-    parser.add_argument("--count", type=int, default=5, metavar="N", help="images")
+    parser.add_argument("--count", type=int, default=4, metavar="N", help="images")
     parser.add_argument("--steps", type=int, metavar="N", help="steps at most (default: as published)")
     options = parser.parse_args()
     if options.count < 1 or (options.steps is not None and options.steps < 1):
