@@ -156,7 +156,7 @@ def picture(flow: Flow, pixels: np.ndarray, samples: dict[str, np.ndarray], path
     every = np.concatenate(list(samples.values()))
     truth = np.tile(pixels, (len(samples), 1, 1, 1))
     observed = np.broadcast_to(cifar_systems.MASK, truth.shape)
-    start = blank(measured_rows(flow, truth, observed), every.shape[1])
+    start = blank(measured_rows(flow, truth, observed), every.shape[1], {})
     done = start._replace(samples=every, mean=every.mean(axis=1), std=every.std(axis=1))
     groups = np.repeat(np.arange(len(samples)), len(pixels))
     titles = [name.replace("_", " ") for name in samples]

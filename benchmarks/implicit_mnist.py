@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fitted, trace, drawn = fitted_draws(flow, params, observed, digits, options)
     seconds = time.perf_counter() - began
     measured = measured_rows(flow, digits, observed)
-    done: Completion = blank(measured, options.draws)
+    done: Completion = blank(measured, options.draws, {})
     store(done, measured, np.arange(options.digits), drawn, seconds)
     conditional = gaussian_conditional(load_mnist_gaussian(), digits, observed).mean
     rows: list[Row] = [
