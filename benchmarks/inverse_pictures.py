@@ -5,9 +5,9 @@
     python -m benchmarks.inverse_pictures --only cifar10 colourisation constraint csgm    # some tasks, other methods
 
 Columns are the first test images. Of methods that draw there is a draw, the mean and the deviation of 8, of others their point.
-Draws have the noise that the flow models, the truth has none. Flows, images, measurements, methods and keys
-are those of the benchmark: pictures show what its rows score. A method whose samples are not finite, or that cannot serve the
-task, is left out, and said to be. Writes docs/inverse/DATA_TASK.png.
+Draws have the noise that the flow models, the truth has none. Flows, images, measurements, methods and keys are those of the
+benchmark: pictures show what its rows score. A method whose samples are not finite, or that cannot serve the task, is left out,
+and said to be. Writes docs/inverse/DATA_TASK.png.
 """
 
 from __future__ import annotations
@@ -74,10 +74,11 @@ def main() -> None:
     options.output_dir.mkdir(parents=True, exist_ok=True)
     methods = [name for name in METHODS if name in options.only] or list(SHOWN)
     sizes = Sizes(options.count, SAMPLES, options.steps, None)
+    chosen = dict.fromkeys((data, task) for data, task, _ in chosen_rows(options.only, False))
+    problems = {data: loaded(data, DATA[data].model, options.data_dir, options.run_dir) for data, _ in chosen}
     with jax.default_matmul_precision("highest"):
-        for data, task in dict.fromkeys((data, task) for data, task, _ in chosen_rows(options.only, False)):
-            problem = loaded(data, DATA[data].model, options.data_dir, options.run_dir)._replace(task=task, sizes=sizes)
-            figure, absent = task_figure(problem, methods)
+        for data, task in chosen:
+            figure, absent = task_figure(problems[data]._replace(task=task, sizes=sizes), methods)
             path = options.output_dir / f"{data}_{task}.png"
             save_figure(figure, path)
             print(f"{path}" + (f"; without {', '.join(absent)}" if absent else ""), flush=True)

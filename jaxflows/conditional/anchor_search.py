@@ -89,6 +89,14 @@ def energy(flow: Flow, params: Params, where: Hidden, y: jax.Array) -> jax.Array
     return 0.5 * jnp.sum(x**2) - (1.0 - jnp.sum(where.used) / y.size) * log_det
 
 
+def normal_factor(where: Hidden, columns: jax.Array) -> jax.Array:
+    """C, (K, K), lower, with C C^T = A^T A of the hidden columns A, (d, K); an identity in unused slots."""
+    normal = columns.T @ columns + jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(columns.dtype))
+    # rounding alone must not make it indefinite
+    ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.max(jnp.diagonal(normal))
+    return jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
+
+
 def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_steps: int) -> Linearised:
     """The completion of least energy near a completion y, and its linearisation.
 
@@ -101,16 +109,12 @@ def find_anchor(flow: Flow, params: Params, where: Hidden, y: jax.Array, max_ste
     Cost: a linearisation takes K + 1 passes of the flow, two more where the volume counts, and O(d K^2) arithmetic; a step some
     ten passes and twice as many as its solve has iterations, and O(K^2) for each.
     """
-    border = jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(y.dtype))
     potential = functools.partial(energy, flow, params, where)
 
     def body(carry: Linearised) -> Linearised:
         x, columns = hidden_columns(flow, params, where, carry.y)
         x = where.observation.to_coordinates(x).reshape(-1)
-        normal = columns.T @ columns + border
-        # rounding alone must not make it indefinite
-        ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.max(jnp.diagonal(normal))
-        factor = jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
+        factor = normal_factor(where, columns)
         # where the energy is |x|^2 / 2 its gradient is A^T x
         gradient = where.compress(jax.grad(potential)(carry.y)) if flow.bijector.explicit else columns.T @ x
         half = solve_triangular(factor, gradient, lower=True)

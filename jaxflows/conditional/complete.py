@@ -154,9 +154,9 @@ def complete(
             another call, the argument named.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
-        K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that; and a move of
-        a draw 8 gradients of log p. Inside
-        ``jit`` use `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
+        K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. A move of a
+        draw takes 8 gradients of log p; moved without weights, a row needs the 2 and no solve. Inside ``jit`` use
+        `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)
     if num_samples < 1:

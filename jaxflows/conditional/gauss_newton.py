@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params, SolveInfo, no_work
-from jaxflows.conditional.anchor_search import SMALL_DECREASE, energy, find_anchor
+from jaxflows.conditional.anchor_search import SMALL_DECREASE, energy, find_anchor, normal_factor
 from jaxflows.conditional.hidden import Hidden, hidden_columns
 from jaxflows.conditional.partition import PILOT_PAIRS, average_split, in_event_coordinates, split_latent
 from jaxflows.flows import Flow
@@ -105,10 +105,7 @@ def _linear_completion(flow: Flow, params: Params, where: Hidden, middle: jax.Ar
         _, columns = hidden_columns(flow, params, where, middle)
         seen = where.observation.observed_part(y_observed - middle)
         image = where.observation.to_coordinates(jax.jvp(encode, (middle,), (seen,))[1]).reshape(-1)
-        normal = columns.T @ columns + jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(columns.dtype))
-        ridge = 4 * jnp.finfo(normal.dtype).eps * jnp.max(jnp.diagonal(normal))
-        factor = jnp.linalg.cholesky(normal + ridge * jnp.eye(where.slots.size, dtype=normal.dtype))
-        step = jax.scipy.linalg.cho_solve((factor, True), columns.T @ image)
+        step = jax.scipy.linalg.cho_solve((normal_factor(where, columns), True), columns.T @ image)
     return where.observation.restore(middle - where.expand(step), y_observed)
 
 

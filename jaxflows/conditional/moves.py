@@ -10,7 +10,8 @@ inverse of the Gauss-Newton Hessian at the anchor, a move is a trajectory of
 by leapfrogs from a fresh r ~ N(0, I), accepted by Metropolis (Duane et al. 1987; Neal 2011). S S^T is its mass, so that all
 directions are about alike. What was measured holds at every step: nothing is solved.
 
-Moves after draws of weight w leave the weights proper (Gilks and Berzuini 2001, resample-move). Without weights they begin at
+Moves after draws of weight w leave the weights proper (Gilks and Berzuini 2001, resample-move), but for the adaptation of their
+steps, which the chains' own past decides and which vanishes (Andrieu and Thoms 2008). Without weights they begin at
 `conditioned_events`: where what is hidden may be of several kinds, and the more so where its contrasts differ, chains from one
 anchor are long in leaving it (docs/design.md, section 6).
 """

@@ -92,7 +92,8 @@ def draw_samples(
         weight K JVPs, the flow's exact log-determinant and one K x K factorisation.
 
     Raises:
-        ValueError: an unknown partition; moves of antithetic draws, or with a reference that linearised nothing.
+        ValueError: an unknown partition; moves of antithetic draws, with a reference that linearised nothing, or without
+            weights of a posterior that is fitted.
     """
     posterior = gauss_newton() if posterior is None else posterior
     check_partition(partition)
@@ -106,10 +107,7 @@ def draw_samples(
         theta: Any = posterior.init(k_init, where.slots.size)
     else:
         theta, start = fitted
-    if solver is None:
-        solver = thorough_solver(flow, is_anchored(posterior, start))
     check_moves(moves, antithetic, weighted, posterior, is_anchored(posterior, start))
-    unturned = (flow, params)
     if moves and not weighted:
         begin, spent = conditioned_events(k_draw, flow, params, where, start, num_samples)
         moved = move(jax.random.fold_in(key, 1), flow, params, where, start, begin, moves)
@@ -118,6 +116,9 @@ def draw_samples(
         solve = no_work(samples.dtype, evaluations=start.info.evaluations + spent + moved.evaluations)
         solve = solve._replace(converged=jnp.ones((), samples.dtype))
         return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, moved.acceptance, report, solve)
+    if solver is None:
+        solver = thorough_solver(flow, is_anchored(posterior, start))
+    unturned = (flow, params)
     flow, params = framed(flow, params, start.rotation)
     eps = standard_normals(k_draw, num_samples, flow, where, y_observed.dtype, antithetic)
 
