@@ -11,9 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.train_cifar_flow import cifar_images
-from benchmarks.train_mnist_flow import MODEL as MNIST_MODEL
 from benchmarks.train_mnist_flow import mnist_images
-from benchmarks.train_whitened_flow import MODEL as CIFAR_MODEL
+from benchmarks.train_whitened_flow import CIFAR_MODEL, MNIST_MODEL
 from jaxflows import measurements
 from jaxflows.bijectors.base import Shape
 from jaxflows.cli.train_options import MOST_BITS

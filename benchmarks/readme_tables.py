@@ -309,6 +309,7 @@ def densities(source: str) -> Callable[[Path], str]:
 TABLES: dict[str, Callable[[Path], str]] = {
     "base_flows": base_flows,
     "cifar_centre": cifar_centre,
+    "cifar10_whitened_density": densities("train_whitened_flow_cifar10"),
     "cifar_density": densities("train_cifar_flow"),
     "cifar_paired": cifar_paired,
     "compile_time": compile_time,
@@ -330,6 +331,7 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "implicit": implicit,
     "incomplete": incomplete,
     "mnist_density": densities("train_mnist_flow"),
+    "mnist_whitened_density": densities("train_whitened_flow_mnist"),
     "peers": peers,
     "posteriors": posteriors,
     "pregenerator_bound": pregenerator_bound,
@@ -339,7 +341,6 @@ TABLES: dict[str, Callable[[Path], str]] = {
     "step_memory": step_memory,
     "training_step": training_step("training_step"),
     "training_step_gpu": training_step("training_step", folder="gpu/"),
-    "whitened_density": densities("train_whitened_flow"),
     "truth": truth,
 }
 

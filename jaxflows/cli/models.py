@@ -28,6 +28,7 @@ class Packaged(NamedTuple):
 
 PACKAGED = {
     "mnist": Packaged("mnist_residual.safetensors", (28, 28)),
+    "mnist_whitened": Packaged("mnist_whitened.safetensors", (28, 28)),
     "digits": Packaged("digits_residual.safetensors", (8, 8)),
     "cifar10": Packaged("cifar10_whitened.safetensors", (32, 32, 3)),
 }
