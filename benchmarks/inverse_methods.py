@@ -62,6 +62,11 @@ class Problem(NamedTuple):
     data_dir: Path
     run_dir: Path
 
+    @property
+    def images(self) -> str:
+        """What the papers call the data set."""
+        return DATA[self.data].images
+
     def cut(self, published: int) -> int:
         """Steps: the published number, or as many as the sizes allow."""
         return published if self.sizes.steps is None else min(published, self.sizes.steps)
@@ -84,7 +89,7 @@ class Chosen(NamedTuple):
 def gaussian_of_data(problem: Problem) -> Gaussian:
     """The Gaussian of the events of training images, noise included; of CIFAR-10 fitted once and kept."""
     shape, variance = problem.flow.event_shape, problem.pixels.variance()
-    if problem.data == "mnist":
+    if problem.images == "mnist":
         return metrics.load_mnist_gaussian()._replace(event_shape=shape).with_noise(variance)
     kept = problem.run_dir / f"gaussian_{problem.data}_{problem.pixels.bits}_{variance:.3g}.npz"
     if not kept.exists():
@@ -106,17 +111,17 @@ def _image_sizes(problem: Problem) -> dict[str, int] | None:
     height, width, channels = (*problem.flow.event_shape, 1)[:3]
     if problem.flow.latent_shape != (height // 2, width // 2, 4 * channels):
         return None
-    paper = PAPER_SIZES[problem.data].pregenerator
+    paper = PAPER_SIZES[problem.images].pregenerator
     return paper if problem.sizes.draws is None else {"scales": 2, "layers": 2, "blocks": 1, "hidden": 16}
 
 
 def _variational(factory: Callable[..., Method], family: Flow | None, problem: Problem) -> Chosen:
     # the supplement, C.3 to C.5: compressed sensing takes four times the steps; half the rate but for inpainting of MNIST
     published = 4000 if problem.task.startswith("compressed") else 1000
-    most = PAPER_SIZES[problem.data].draws
+    most = PAPER_SIZES[problem.images].draws
     draws = most if problem.sizes.draws is None else min(most, problem.sizes.draws)
     steps = problem.cut(published)
-    rate = 1e-3 if problem.data == "mnist" and problem.task in INPAINTING else 5e-4
+    rate = 1e-3 if problem.images == "mnist" and problem.task in INPAINTING else 5e-4
     # a fit cut short at the published rate has not left the prior
     rate = rate if steps == published else 1e-2
     method = factory(family=family, steps=steps, num_draws=draws, learning_rate=rate)
@@ -189,7 +194,7 @@ METHODS: dict[str, Callable[[Problem], Chosen]] = {
     "csgm": lambda problem: _stepped(inverse.csgm, 1000, problem),
     "asim": lambda problem: _stepped(inverse.asim, 600, problem),
     "map": lambda problem: _stepped(inverse.most_probable, 400, problem),
-    "langevin": lambda problem: _stepped(inverse.langevin, 4000 if problem.data == "mnist" else 1000, problem),
+    "langevin": lambda problem: _stepped(inverse.langevin, 4000 if problem.images == "mnist" else 1000, problem),
     "mala": lambda problem: _chains(inverse.mala, 1000, 1000, 0.5, problem),
     "hmc": lambda problem: _chains(inverse.hmc, 500, 100, 0.1, problem),
     "nuts": lambda problem: _chains(inverse.nuts, 500, 100, 0.1, problem),

@@ -43,8 +43,8 @@ from jaxflows.inverse.infer import Inference, infer
 from jaxflows.inverse.noisy_measurements import NoisyMeasurement
 
 NAME = "inverse_problems"
-FULL = {"mnist": Sizes(50, 16, None, None), "cifar10": Sizes(10, 8, None, None)}
-SCALED = {"mnist": Sizes(50, 8, 50, 8), "cifar10": Sizes(10, 8, None, 8)}
+FULL = {"mnist": Sizes(50, 16, None, None), "mnist_whitened": Sizes(50, 8, None, None), "cifar10": Sizes(10, 8, None, None)}
+SCALED = {"mnist": Sizes(50, 8, 50, 8), "mnist_whitened": Sizes(50, 8, 1000, 8), "cifar10": Sizes(10, 8, None, 8)}
 QUICK = dict.fromkeys(DATA, Sizes(2, 4, 4, 4))
 MOST_IMAGES = 300
 

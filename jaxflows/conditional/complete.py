@@ -19,6 +19,7 @@ from jaxflows.conditional.drawing_plan import drawing_plan
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.mixture import draw_mixture
+from jaxflows.conditional.moved_events import Moments, draw_moved, event_moments
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
 from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
@@ -83,6 +84,19 @@ def _draw_mixtures(settings: _Settings, solver: ConstraintSolver, params: Params
     return by_rows(lambda shared, rows: jax.lax.map(functools.partial(one, shared), rows), settings.mesh)(params, batch)
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _draw_moved_rows(settings: _Settings, params: Params, moments: Moments, batch: _Batch) -> Draws:
+    def one(shared: tuple[Params, Moments], row: _Batch) -> Draws:
+        params, moments = shared
+        return draw_moved(
+            row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
+            moves=settings.moves, moments=moments, max_hidden=settings.max_hidden,
+        )  # fmt: skip
+
+    every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(rows), settings.mesh)
+    return every((params, moments), batch)
+
+
 def complete(
     key: jax.Array,
     flow: Flow,
@@ -135,9 +149,10 @@ def complete(
             Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``.
         moves: Hamiltonian trajectories by which every draw is moved after that, exact in their limit and with nothing to solve
             (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
-            moves, in which unsolved draws begin at the anchor. Without weights nothing is drawn from the posterior nor solved:
-            events of the flow are moved, made completions by its linearisation at the anchor. None for 24 where draws are not
-            weighed by default, else for none.
+            moves, in which unsolved draws begin at the anchor. Without weights nothing is drawn from a posterior nor solved:
+            events of the flow are moved, made completions by its own second moments (`jaxflows.conditional.moved_events`), of
+            which no ``posterior`` or ``partition`` may then be given. None for 48 where draws are not weighed by default, else
+            for none.
         resume: an interrupted result of the same call: its finished rows are kept. The solver may be another.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -150,13 +165,14 @@ def complete(
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
             a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, of a
-            posterior that starts elsewhere than at Gauss-Newton's, or without weights of one that is fitted; ``resume`` of
-            another call, the argument named.
+            posterior that starts elsewhere than at Gauss-Newton's, or without weights of any that was chosen; a flow to be
+            moved that has no finite events; ``resume`` of another call, the argument named.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
         K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. A move of a
-        draw takes 8 gradients of log p; moved without weights, a row needs the 2 and no solve. Inside ``jit`` use
-        `jaxflows.conditional.sample.draw_samples` or `jaxflows.conditional.mixture.draw_mixture`.
+        draw takes 8 gradients of log p; moved without weights, a row needs nothing else but one K x K factorisation, and the
+        call 2 d decodes for the moments. Inside ``jit`` use `jaxflows.conditional.sample.draw_samples`,
+        `jaxflows.conditional.moved_events.draw_moved` or `jaxflows.conditional.mixture.draw_mixture`.
     """
     measured = measured_rows(flow, rows, observed)
     if num_samples < 1:
@@ -183,13 +199,14 @@ def complete(
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares
     todo = work[~result.info.done[work]]
+    moments = _moments(flow, params, len(work)) if len(todo) and plan.moves and not plan.weighted else None
     try:
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
             for batch, keys, observations, known in measured.batches(key, todo, at_once):
                 began = time.perf_counter()
                 theta = amortised_theta(choice, max_hidden, observations, known)
                 problem = _Batch(keys, observations, known, theta)
-                store(result, measured, batch, _work(settings, params, problem), time.perf_counter() - began)
+                store(result, measured, batch, _work(settings, params, problem, moments), time.perf_counter() - began)
                 bar.update(len(batch))
     except KeyboardInterrupt:
         notes.append(f"interrupted: {int(result.info.done.sum())} of {count} rows done")
@@ -206,15 +223,25 @@ def _notes(measured: MeasuredRows, size: int) -> list[str]:
     return notes
 
 
-def _work(settings: _Settings, params: Params, batch: _Batch) -> Draws:
+def _moments(flow: Flow, params: Params, rows: int) -> Moments:
+    """The moments of a flow that is to be moved, the evaluations being each row's share."""
+    moments = event_moments(flow, params)
+    if not bool(jnp.all(jnp.isfinite(moments.precision))):
+        raise ValueError("expected a flow of finite events to be moved; got one whose own draws have no finite second moments")
+    return moments._replace(evaluations=-(-moments.evaluations // rows))
+
+
+def _work(settings: _Settings, params: Params, batch: _Batch, moments: Moments | None) -> Draws:
+    if moments is not None:
+        moved = _draw_moved_rows(settings, params, moments, batch)
+        solve = moved.solve._replace(evaluations=moved.solve.evaluations + moments.evaluations)
+        return jax.block_until_ready(moved._replace(solve=solve))
     if settings.anchors > 1:
         solver = settings.solver or thorough_solver(settings.flow, True)
         return jax.block_until_ready(_draw_mixtures(settings, solver, params, batch))
     fitted = _fit(settings, params, batch)
     solver = settings.solver or quick_solver(is_anchored(settings.posterior, fitted.start))
     drawn = _draw(settings, solver, params, batch, fitted)
-    if settings.moves and not settings.weighted:
-        return jax.block_until_ready(drawn)
     # only the rows with a draw left unsolved pay for what follows, and only then is it compiled
     for row in map(int, np.flatnonzero(np.asarray(drawn.solve.converged) < 1.0)):
         drawn = _retried(settings, params, _row(batch, row), _row(fitted, row), drawn, row)

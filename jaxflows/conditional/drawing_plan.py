@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from jaxflows.conditional.moves import ANCHOR_STEPS
 from jaxflows.conditional.posteriors import Posterior, gauss_newton
 from jaxflows.conditional.sample import check_moves
 from jaxflows.flows import Flow
@@ -12,8 +11,8 @@ from jaxflows.flows import Flow
 # entries of an event up to which draws are weighed by default where the flow is explicit both ways
 MOST_WEIGHED = 512
 
-# trajectories a draw by default where it is not weighed: more tell the same of colour images (docs/design.md, section 6)
-MOVES = 24
+# trajectories a draw by default where it is not weighed (docs/design.md, section 6)
+MOVES = 48
 
 
 class DrawingPlan(NamedTuple):
@@ -39,16 +38,16 @@ def drawing_plan(
 
     Draws are weighed and not moved, except those of a flow that is explicit both ways with events of more than `MOST_WEIGHED`
     entries. There weights cost more than all the rest and tell nothing, the effective sample size being 1, and couplings leave
-    draws without a completion: they are moved, and not weighed. Moves need no partition but 'same', the cheapest, and no anchor
-    at the mode itself.
+    draws without a completion. Unweighted moves are of events of the flow itself (`jaxflows.conditional.moved_events`), which
+    need no posterior, anchor or partition: whoever chose one is given no moves by default.
 
     Args:
         flow: the flow.
         family: the posterior.
         partition: as the caller said, 'auto' for nothing.
         weighted, moves: likewise, None for nothing.
-        antithetic, anchors: as the caller said; with either, or another posterior than Gauss-Newton's, nothing is moved by
-            default.
+        antithetic, anchors: as the caller said; with either, with a partition or with another posterior than Gauss-Newton's
+            nothing is moved by default.
 
     Raises:
         ValueError: anchors below 1, several with a posterior or a partition, which are then not free, and moves that cannot be.
@@ -59,20 +58,23 @@ def drawing_plan(
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     anchored = family.start == "gauss_newton"
     large = flow.bijector.explicit and flow.size > MOST_WEIGHED
-    fixed = anchored and family.nearest is None
+    # what nothing asks for that draws of a posterior have
+    free = family == gauss_newton() and partition == "auto"
     if moves is None:
-        movable = large and not weighted and fixed and not antithetic and anchors == 1
-        taken = MOVES if movable else 0
+        taken = MOVES if large and not weighted and free and not antithetic and anchors == 1 else 0
     else:
         taken = moves
-    weighed = not (large and taken and fixed) if weighted is None else weighted
-    check_moves(taken, antithetic, weighed, family, anchored)
+    weighed = not (large and taken and free) if weighted is None else weighted
+    check_moves(taken, antithetic, anchored)
     if taken and anchors > 1:
         raise ValueError(f"expected a single anchor with moves; got {anchors}")
-    moved = taken > 0 and not weighed
-    chosen = "same" if moved and partition == "auto" else partition
+    if taken and not weighed and not free:
+        asked = family.name if partition == "auto" else f"partition {partition!r}"
+        raise ValueError(
+            f"expected weights with moves of {asked}'s draws: without them nothing is drawn from a posterior; got both"
+        )
     note = None
     if moves is None and taken:
         done = f"moved {taken} times" + (" and not weighed" if weighted is None else "")
         note = f"draws were {done}: the flow is explicit both ways, its events have {flow.size} entries"
-    return DrawingPlan(family._replace(anchor_steps=ANCHOR_STEPS) if moved else family, chosen, weighed, taken, note)
+    return DrawingPlan(family, partition, weighed, taken, note)

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.gauss_newton import MOST_STEPS, Reference, gauss_newton_reference, prior_reference
+from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference, prior_reference
 from jaxflows.conditional.hidden import Hidden
 from jaxflows.factory import factory
 from jaxflows.flows import Flow
@@ -40,7 +40,6 @@ class Posterior(NamedTuple):
             eta, the smaller.
         nearest: ``(used, mean, precision) -> theta``, the member nearest to the Gaussian of that mean, (K,), and precision,
             (K, K) and the identity in unused slots; None for a family that has nothing to train.
-        anchor_steps: at most, of the search for the anchor of Gauss-Newton.
     """
 
     name: str
@@ -50,7 +49,6 @@ class Posterior(NamedTuple):
     log_prob: Callable[[Any, jax.Array, jax.Array], jax.Array]
     learning_rate: float = 3e-2
     nearest: Callable[[jax.Array, jax.Array, jax.Array], Any] | None = None
-    anchor_steps: int = MOST_STEPS
 
 
 @full_precision
@@ -61,7 +59,7 @@ def reference(
     problem = jax.lax.stop_gradient((params, where, y_observed))
     if posterior.start == "prior":
         return prior_reference(flow, *problem, partition)
-    return gauss_newton_reference(flow, *problem, partition, posterior.anchor_steps)
+    return gauss_newton_reference(flow, *problem, partition)
 
 
 def is_anchored(posterior: Posterior, start: Reference) -> bool:

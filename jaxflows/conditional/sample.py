@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxflows.bijectors.base import Params, SolveInfo, no_work
+from jaxflows.bijectors.base import Params, SolveInfo
 from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, weight_report
 from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import Hidden, hidden
-from jaxflows.conditional.moves import conditioned_events, move
+from jaxflows.conditional.moves import move
 from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.flows import Flow
@@ -84,8 +84,7 @@ def draw_samples(
         weighted: whether draws are weighed. If not, solved draws count alike and ``report`` is NaN.
         antithetic: draw in pairs eta and -eta (`standard_normals`).
         moves: trajectories by which every draw is then moved (`jaxflows.conditional.moves`), an unsolved one from the anchor.
-            Weights stay those of the draws before. Without weights nothing is drawn from the posterior nor solved: what is
-            moved are events of the flow, made completions by the linearisation at the anchor.
+            Weights stay those of the draws before. Moves without weights are `jaxflows.conditional.moved_events.draw_moved`'s.
 
     Returns:
         The draws. Cost: the reference's (two linearisations of K JVPs, or more), S constraint solves, and for every draw's
@@ -93,7 +92,7 @@ def draw_samples(
 
     Raises:
         ValueError: an unknown partition; moves of antithetic draws, with a reference that linearised nothing, or without
-            weights of a posterior that is fitted.
+            weights.
     """
     posterior = gauss_newton() if posterior is None else posterior
     check_partition(partition)
@@ -107,15 +106,9 @@ def draw_samples(
         theta: Any = posterior.init(k_init, where.slots.size)
     else:
         theta, start = fitted
-    check_moves(moves, antithetic, weighted, posterior, is_anchored(posterior, start))
+    check_moves(moves, antithetic, is_anchored(posterior, start))
     if moves and not weighted:
-        begin, spent = conditioned_events(k_draw, flow, params, where, start, num_samples)
-        moved = move(jax.random.fold_in(key, 1), flow, params, where, start, begin, moves)
-        samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples)
-        log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
-        solve = no_work(samples.dtype, evaluations=start.info.evaluations + spent + moved.evaluations)
-        solve = solve._replace(converged=jnp.ones((), samples.dtype))
-        return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, moved.acceptance, report, solve)
+        raise ValueError("expected weights with moves of draws of a posterior: without them `draw_moved` needs none; got moves")
     if solver is None:
         solver = thorough_solver(flow, is_anchored(posterior, start))
     unturned = (flow, params)
@@ -137,14 +130,14 @@ def draw_samples(
         log_weights, report = unweighted(infos.converged, log_weights.dtype)
     if moves:
         begin = jnp.where(infos.converged.reshape(-1, *(1 for _ in y_observed.shape)), samples, start.anchor)
-        moved = move(jax.random.fold_in(key, 1), *unturned, where, start, begin, moves)
+        moved = move(jax.random.fold_in(key, 1), *unturned, where, start.spread, begin, moves)
         samples, acceptance, spent = moved.samples, moved.acceptance, spent + moved.evaluations
     samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
     solve = solves_in_all(infos, spent)
     return Draws(samples, log_weights, start.anchor, start.partition, start.overlap, acceptance, report, solve)
 
 
-def check_moves(moves: int, antithetic: bool, weighted: bool, posterior: Posterior, anchored: bool) -> None:
+def check_moves(moves: int, antithetic: bool, anchored: bool) -> None:
     """Raise ValueError for moves that cannot be."""
     if moves < 0:
         raise ValueError(f"expected moves >= 0; got {moves}")
@@ -152,10 +145,6 @@ def check_moves(moves: int, antithetic: bool, weighted: bool, posterior: Posteri
         raise ValueError("expected no moves of antithetic draws, which they would part; got both")
     if moves and not anchored:
         raise ValueError("expected a posterior that starts at Gauss-Newton's with moves, which take their mass from there")
-    if moves and not weighted and posterior.nearest is not None:
-        raise ValueError(
-            f"expected weights with moves of {posterior.name}'s draws: without them nothing is drawn from a posterior; got both"
-        )
 
 
 def standard_normals(key: jax.Array, count: int, flow: Flow, where: Hidden, dtype: jnp.dtype, antithetic: bool) -> jax.Array:

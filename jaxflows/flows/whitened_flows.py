@@ -16,7 +16,14 @@ from jaxflows.flows.flow import Flow, flow_of
 
 @factory
 def whitened_image(
-    *, event_shape: Shape, patch: int = 4, layers: int = 4, hidden: int = 32, blocks: int = 1, bound: float = 2.0
+    *,
+    event_shape: Shape,
+    patch: int = 4,
+    layers: int = 4,
+    hidden: int = 32,
+    blocks: int = 1,
+    dense: int = 0,
+    bound: float = 2.0,
 ) -> Flow:
     """A Gaussian in the cosine transform, then affine couplings on patches: of their channels, then on checkerboards.
 
@@ -31,14 +38,23 @@ def whitened_image(
         patch: side of the squares of pixels whose entries are the channels of the couplings.
         layers: couplings, divisible by 4: half of them on halves of the channels, half on checkerboards of patches.
         hidden, blocks: channels and residual blocks of each coupling's convolutional network.
+        dense: width of the dense networks of as many couplings more, behind the convolutions, which see the whole image; 0 for
+            none. Convolutions tell of what is near; where images are small and of few kinds, as digits, what is far tells more
+            of a hole than what is near.
         bound: largest |log-scale| of one coupling.
 
-    Cost: ``layers`` evaluations of a network either way, on as many places as there are patches.
+    Cost: ``layers`` evaluations of a network either way, on as many places as there are patches, and of the dense ones.
 
     Source: ours. Couplings are RealNVP's (Dinh et al. 2017).
     """
     if layers < 4 or layers % 4:
         raise ValueError(f"expected a number of layers divisible by 4, half of them of each kind; got {layers}")
-    make = functools.partial(affine_coupling, hidden=hidden, blocks=blocks, network="conv", bound=bound)
-    couplings = [alternating(functools.partial(make, split=split), layers // 2) for split in ("half", "checkerboard")]
+    if dense < 0:
+        raise ValueError(f"expected dense >= 0; got {dense}")
+    networks = [("conv", hidden)] + ([("dense", dense)] if dense else [])
+    couplings = []
+    for network, width in networks:
+        make = functools.partial(affine_coupling, hidden=width, blocks=blocks, network=network, bound=bound)
+        # of dense ones the halves are the image's upper and lower, the checkerboards every other channel of all patches
+        couplings += [alternating(functools.partial(make, split=split), layers // 2) for split in ("half", "checkerboard")]
     return flow_of(event_shape, chain(actnorm(over="element"), cosine_affine(), squeeze(factor=patch), *couplings))

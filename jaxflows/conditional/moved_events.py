@@ -1,0 +1,169 @@
+"""Completions that are not weighed: events of the flow itself, made completions by its second moments, and moved.
+
+Where a flow bends much, its linearisation anywhere is a poor guide to a conditional of hundreds of entries: the mode is
+smoother than any draw, and events made completions by the Jacobian there can be a hundred thousand nats away. The second
+moments of the flow's own events, mu and C = P^{-1}, are of no one place. With y' = f(x'), x' ~ N(0, I),
+
+    y = P_O y* + P_H [y' - S S^T P P_O (y* - y')],   S S^T = (P_HH)^{-1},
+
+is what was hidden of y' and what a Gaussian of these moments makes of the difference in what was observed: Matheron's rule.
+Such completions have the moments of that Gaussian's conditional, and of the flow's events much that a Gaussian lacks. S is the
+scale of the moves that follow (`jaxflows.conditional.moves`), which are exact whatever they begin at. Nothing is searched for,
+linearised or solved.
+
+Source: Journel and Huijbregts 1978; Hoffman and Ribak 1991. With moments of draws it is the analysis step of an ensemble Kalman
+filter (Evensen 1994).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.bijectors.base import Params, no_work
+from jaxflows.conditional.diagnostics import unweighted
+from jaxflows.conditional.hidden import Hidden, hidden
+from jaxflows.conditional.moves import move
+from jaxflows.conditional.partition import PARTITIONS
+from jaxflows.conditional.sample import Draws
+from jaxflows.flows import Flow
+from jaxflows.observation import Observation
+from jaxflows.precision import full_precision
+
+# events that the moments are taken of: so many an entry, and no fewer than so many
+EVENTS_AN_ENTRY, FEWEST_EVENTS = 2, 1000
+# of them decoded at a time
+_AT_ONCE = 256
+
+# times the mean variance of an entry, added to every variance: moments of draws say of no direction that it does not vary
+RIDGE = 1e-3
+
+
+class Moments(NamedTuple):
+    """Second moments of a flow's events.
+
+    Attributes:
+        mean: mu, (*event,).
+        precision: P = C^{-1}, (d, d), of flattened events.
+        evaluations: block evaluations spent.
+    """
+
+    mean: jax.Array
+    precision: jax.Array
+    evaluations: jax.Array
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@full_precision
+def event_moments(flow: Flow, params: Params) -> Moments:
+    """The moments of ``EVENTS_AN_ENTRY`` d events, the same ones for the same flow; those that are not finite are left out.
+
+    NaN where none is finite. Cost: as many decodes, O(d^3) arithmetic, and memory for (2 d, d) and (d, d) numbers.
+    """
+    count = max(FEWEST_EVENTS, EVENTS_AN_ENTRY * flow.size)
+
+    def event(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        y, info = flow.decode(params, jax.random.normal(key, flow.latent_shape))
+        return y.reshape(-1), info.evaluations
+
+    events, spent = jax.lax.map(event, jax.random.split(jax.random.key(0), count), batch_size=_AT_ONCE)
+    finite = jnp.all(jnp.isfinite(events), axis=1, keepdims=True)
+    number = jnp.sum(finite)
+    mean = jnp.sum(jnp.where(finite, events, 0.0), axis=0) / number
+    apart = jnp.where(finite, events - mean, 0.0)
+    covariance = apart.T @ apart / number
+    identity = jnp.eye(flow.size, dtype=covariance.dtype)
+    covariance += RIDGE * jnp.trace(covariance) / flow.size * identity
+    precision = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(covariance), True), identity)
+    return Moments(mean.reshape(flow.event_shape), precision, jnp.sum(spent))
+
+
+def conditional_spread(moments: Moments, where: Hidden) -> jax.Array:
+    """S, (K, K), with S S^T = (P_HH)^{-1} and zeros in unused slots. Cost: O(d^2 K) for a rotation, O(K^3)."""
+    shape = moments.mean.shape
+    columns = jax.vmap(where.compress)(moments.precision.reshape(-1, *shape))
+    block = jax.vmap(where.compress)(columns.T.reshape(-1, *shape)).T
+    factor = jnp.linalg.cholesky(block + jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(block.dtype)))
+    spread = jax.scipy.linalg.solve_triangular(factor.T, jnp.eye(len(block), dtype=block.dtype), lower=False)
+    return jnp.where(where.used[:, None] & where.used[None, :], spread, 0.0)
+
+
+def conditioned_events(
+    key: jax.Array, flow: Flow, params: Params, where: Hidden, moments: Moments, spread: jax.Array, known: jax.Array, count: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Events of the flow made completions of ONE observation; draws of the conditional where the flow is affine, nearly.
+
+    Args:
+        key: random key, used once.
+        flow, params: the flow.
+        where: the hidden subspace.
+        moments, spread: of the flow, and what `conditional_spread` makes of them.
+        known: P_O y*.
+        count: how many.
+
+    Returns:
+        The completions (count, *event), the mean of the Gaussian's conditional (*event,), which stands for those that have no
+        density, and block evaluations spent. Cost: a decode and a log p each.
+    """
+
+    def shifted(begin: jax.Array) -> jax.Array:
+        lacking = where.observation.observed_part(known - begin)
+        push = (moments.precision @ lacking.reshape(-1)).reshape(known.shape)
+        return known + where.expand(where.compress(begin) - spread @ (spread.T @ where.compress(push)))
+
+    middle = shifted(moments.mean)
+
+    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+        event, info = flow.decode(params, jax.random.normal(key, flow.latent_shape, known.dtype))
+        y = shifted(event)
+        return jnp.where(jnp.isfinite(flow.log_prob(params, y)), y, middle), info.evaluations
+
+    events, spent = jax.vmap(one)(jax.random.split(key, count))
+    return events, middle, jnp.sum(spent) + count * flow.bijector.blocks
+
+
+@full_precision
+def draw_moved(
+    key: jax.Array,
+    flow: Flow,
+    params: Params,
+    observation: Observation,
+    y_observed: jax.Array,
+    *,
+    num_samples: int = 16,
+    moves: int,
+    moments: Moments | None = None,
+    max_hidden: int | None = None,
+) -> Draws:
+    """Draw completions of ONE observation by moves alone; a pure function, to be used under ``jit`` and ``vmap``.
+
+    Args:
+        key: random key, used once.
+        flow: the flow, static.
+        params: its parameters.
+        observation: from `jaxflows.observe`.
+        y_observed: (*event,); its hidden part is ignored and may be NaN.
+        num_samples: S.
+        moves: trajectories of each, `jaxflows.conditional.moves.move`.
+        moments: of the flow, `event_moments`; taken here when None, which under ``vmap`` is once for all rows.
+        max_hidden: static bound on the hidden coordinates; the event's size when None.
+
+    Returns:
+        The draws, of log-weight 0: ``anchor`` is the mean of the Gaussian's conditional, ``overlap`` and ``report`` are NaN.
+        ``solve`` counts neither the moments nor anything unsolved. Cost: that of `conditional_spread` and of the moves.
+    """
+    moments = event_moments(flow, params) if moments is None else moments
+    where = hidden(observation, max_hidden)
+    known = observation.observed_part(y_observed)
+    k_begin, k_move = jax.random.split(key)
+    spread = conditional_spread(moments, where)
+    begin, middle, spent = conditioned_events(k_begin, flow, params, where, moments, spread, known, num_samples)
+    moved = move(k_move, flow, params, where, spread, begin, moves)
+    samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples)
+    log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
+    solve = no_work(samples.dtype, evaluations=spent + moved.evaluations)._replace(converged=jnp.ones((), samples.dtype))
+    same, nan = jnp.full((), PARTITIONS.index("same"), jnp.int32), jnp.full((), jnp.nan, samples.dtype)
+    return Draws(samples, log_weights, observation.restore(middle, known), same, nan, moved.acceptance, report, solve)
