@@ -13,7 +13,7 @@ from jaxflows.conditional.complete import complete
 from jaxflows.conditional.drawing_plan import MOST_WEIGHED, MOVES, drawing_plan
 from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.moves import ANCHOR_STEPS, LEAPFROGS, conditioned_events, move
+from jaxflows.conditional.moves import LEAPFROGS, move
 from jaxflows.conditional.posteriors import full_rank, gauss_newton, prior
 from jaxflows.inverse.infer import infer
 from jaxflows.inverse.noisy_measurements import noisy_measurement
@@ -32,7 +32,7 @@ def _moved(flow, params, seen, y, moves, max_hidden):
         known = where.observation.observed_part(y)
         start = gauss_newton_reference(flow, params, where, known, "same")
         begin = jnp.broadcast_to(where.observation.restore(start.anchor + 1.0, known), (CHAINS, *y.shape))
-        return move(KEY, flow, params, where, start, begin, moves)
+        return move(KEY, flow, params, where, start.spread, begin, moves)
 
     return jax.jit(run)(params, jnp.asarray(seen), jnp.asarray(y, jnp.float32))
 
@@ -88,37 +88,13 @@ def test_of_a_bent_flow_they_end_at_the_conditional_that_quadrature_knows(bent):
     assert distance < 1.95 / np.sqrt(CHAINS)
 
 
-@pytest.mark.parametrize("max_hidden", [3, 5])
-def test_conditioned_events_of_an_affine_flow_are_draws_of_its_conditional(max_hidden):
-    flow, params = linear_flow(5, seed=3)
-    seen, y = np.array([True, False, True, False, False]), np.array([0.5, 0.0, -1.0, 0.0, 0.0])
-    where = hidden(mask(jnp.asarray(seen)), max_hidden)
-    known = where.observation.observed_part(jnp.asarray(y, jnp.float32))
-    start = gauss_newton_reference(flow, params, where, known, "same")
-    events, spent = jax.jit(conditioned_events, static_argnums=(1, 5))(KEY, flow, params, where, start, CHAINS)
-    np.testing.assert_array_equal(events[:, seen], np.broadcast_to(start.anchor[seen], (CHAINS, 2)))
-    np.testing.assert_allclose(start.anchor[seen], y[seen], atol=1e-6)
-    _check_moments(flow, params, seen, y, events)
-    assert int(spent) == (1 + 4 * CHAINS) * flow.bijector.blocks
-    # where there is no density they are the anchor
-    nowhere = conditioned_events(KEY, flow, params, where, start._replace(spread=jnp.inf * start.spread), 2)[0]
-    np.testing.assert_array_equal(nowhere, np.broadcast_to(start.anchor, (2, 5)))
-
-
-def test_without_weights_nothing_is_solved_and_with_them_unsolved_draws_are_moved_from_the_anchor(bent):
+def test_with_weights_unsolved_draws_are_moved_from_the_anchor_and_weights_stay(bent):
     rows, observed = np.array([[0.4, np.nan], [-0.3, 2.0]], np.float32), np.array([[1, 0], [0, 1]], bool)
     options = {"num_samples": 4, "solver": chord(max_steps=1, tol=1e-12), "partition": "tangent", "progress": False}
     still = complete(KEY, *bent, rows, observed, weighted=False, **options)
     assert np.all(still.info.converged == 0.0)
     assert np.all(np.isneginf(still.log_weights))
     assert np.all(np.isnan(still.info.acceptance))
-    moved = complete(KEY, *bent, rows, observed, weighted=False, moves=5, **options)
-    np.testing.assert_array_equal(moved.log_weights, 0.0)
-    assert np.all((moved.info.converged == 1.0) & (moved.info.residual == 0.0) & np.isnan(moved.info.ess))
-    assert np.all((moved.info.acceptance > 0.0) & (moved.info.acceptance <= 1.0))
-    hidden_entries = moved.samples[np.broadcast_to(~observed[:, None], moved.samples.shape)]
-    assert np.unique(hidden_entries).size == hidden_entries.size
-    np.testing.assert_array_equal(moved.samples[0, :, 0], rows[0, 0])
     unsolved = complete(KEY, *bent, rows, observed, weighted=True, moves=20, **options)
     assert np.all(np.isneginf(unsolved.log_weights))
     assert not np.any((unsolved.samples == unsolved.anchor[:, None]) & ~observed[:, None])
@@ -135,7 +111,7 @@ def test_one_that_begins_where_it_is_steep_is_not_left_there(bent):
     known = jnp.asarray([0.4, 0.0])
     start = gauss_newton_reference(flow, params, where, known, "same")
     begin = jnp.stack([start.anchor] * 7 + [start.anchor + where.expand(jnp.asarray([60.0]))])
-    moved = jax.jit(move, static_argnums=(1, 6))(KEY, flow, params, where, start, begin, 40)
+    moved = jax.jit(move, static_argnums=(1, 6))(KEY, flow, params, where, start.spread, begin, 40)
     assert np.max(np.abs(moved.samples[:, 1])) < 12.0
 
 
@@ -159,17 +135,21 @@ def test_draws_of_large_explicit_flows_are_moved_unless_something_else_is_asked_
         assert plan(flow)[1:] == ("auto", True, 0, None)
         assert plan(flow, weighted=False)[1:] == ("auto", False, 0, None)
     moved = plan(large)
-    assert moved[1:4] == ("same", False, MOVES)
-    assert moved.family == gauss_newton()._replace(anchor_steps=ANCHOR_STEPS)
-    words = "draws were moved 24 times and not weighed: the flow is explicit both ways, its events have 513 entries"
+    assert moved[:4] == (gauss_newton(), "auto", False, MOVES)
+    words = "draws were moved 48 times and not weighed: the flow is explicit both ways, its events have 513 entries"
     assert moved.note == words
-    assert plan(large, partition="tangent").partition == "tangent"
     assert plan(large, weighted=True) == (gauss_newton(), "auto", True, 0, None)
     assert plan(large, weighted=True, moves=3) == (gauss_newton(), "auto", True, 3, None)
-    assert plan(large, weighted=False).note.startswith("draws were moved 24 times: ")
+    assert plan(large, weighted=False).note.startswith("draws were moved 48 times: ")
     assert plan(large, moves=0)[1:] == ("auto", True, 0, None)
-    for others in ({"antithetic": True}, {"anchors": 2}, {"family": prior()}, {"family": full_rank()}):
-        assert plan(large, **others)[1:] == ("auto", True, 0, None)
+    for others in (
+        {"antithetic": True},
+        {"anchors": 2},
+        {"family": prior()},
+        {"family": full_rank()},
+        {"partition": "tangent"},
+    ):
+        assert plan(large, **others)[1:] == (others.get("partition", "auto"), True, 0, None)
     # moves of the draws of a fitted posterior are weighed
     assert plan(large, family=full_rank(), moves=3) == (full_rank(), "auto", True, 3, None)
 
@@ -182,6 +162,7 @@ def test_what_cannot_be_moved_is_refused_before_any_work(bent):
         ({"moves": 2, "anchors": 2}, "single anchor with moves; got 2"),
         ({"moves": 2, "posterior": prior()}, "starts at Gauss-Newton's"),
         ({"moves": 2, "posterior": full_rank(), "weighted": False}, "expected weights with moves of full_rank's draws"),
+        ({"moves": 2, "partition": "tangent", "weighted": False}, "expected weights with moves of partition 'tangent''s draws"),
     ):
         with pytest.raises(ValueError, match=words):
             complete(KEY, *bent, rows, observed, **options)

@@ -17,7 +17,7 @@ FLOWS = {
     "realnvp": lambda: flows.realnvp(event_shape=(4,), layers=2, hidden=8, blocks=1),
     # the second scale has an odd side, as MNIST's third
     "realnvp_image": lambda: flows.realnvp_image(event_shape=(6, 2, 1), scales=2, layers=2, hidden=6, blocks=1),
-    "whitened_image": lambda: flows.whitened_image(event_shape=(4, 6, 1), patch=2, layers=4, hidden=6),
+    "whitened_image": lambda: flows.whitened_image(event_shape=(4, 6, 1), patch=2, layers=4, hidden=6, dense=5),
 }
 every_flow = pytest.mark.parametrize("name", sorted(FLOWS))
 

@@ -1,0 +1,163 @@
+"""Completions that are not weighed: the flow's moments, what they make of its events, and where the moves end."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
+from jaxflows import flows, measurements
+from jaxflows.conditional.complete import complete
+from jaxflows.conditional.hidden import hidden
+from jaxflows.conditional.moved_events import (
+    FEWEST_EVENTS,
+    RIDGE,
+    Moments,
+    conditional_spread,
+    conditioned_events,
+    draw_moved,
+    event_moments,
+)
+from jaxflows.conditional.moves import LEAPFROGS
+from jaxflows.conditional.sample import draw_samples
+from jaxflows.observation import linear, mask
+
+KEY = jax.random.key(0)
+CHAINS = 600
+SEEN, Y = np.array([True, False, True, False, False]), np.array([0.5, 0.0, -1.0, 0.0, 0.0])
+
+
+@pytest.fixture(scope="module")
+def affine():
+    """An affine flow of five entries, with the exact moments of its events in place of those of draws."""
+    flow, params = linear_flow(5, seed=3)
+    mean, covariance = gaussian_of(flow, params)
+    exact = Moments(
+        jnp.asarray(mean, jnp.float32), jnp.asarray(np.linalg.inv(covariance), jnp.float32), jnp.zeros((), jnp.int32)
+    )
+    return flow, params, exact
+
+
+def _check_moments(flow, params, events, seen=SEEN, y=Y):
+    """Mean and covariance of `CHAINS` events, hidden part, against the affine flow's conditional, in standard errors."""
+    mean, covariance = conditional_of(*gaussian_of(flow, params), seen, y)
+    ends = np.asarray(events)[:, ~seen]
+    assert np.all(np.abs(ends.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / CHAINS))
+    error = np.sqrt((np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / CHAINS)
+    assert np.all(np.abs(np.cov(ends, rowvar=False) - covariance) < 5 * error)
+
+
+def test_the_moments_are_those_of_the_flows_events(affine):
+    flow, params, exact = affine
+    found = event_moments(flow, params)
+    mean, covariance = gaussian_of(flow, params)
+    ridged = covariance + RIDGE * np.trace(covariance) / 5 * np.eye(5)
+    assert np.all(np.abs(found.mean - mean) < 5 * np.sqrt(np.diag(covariance) / FEWEST_EVENTS))
+    error = np.sqrt((np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / FEWEST_EVENTS)
+    assert np.all(np.abs(np.linalg.inv(found.precision) - ridged) < 5 * error)
+    assert int(found.evaluations) == FEWEST_EVENTS * flow.bijector.blocks
+    # of the same flow always the same
+    np.testing.assert_array_equal(event_moments(flow, params).precision, found.precision)
+
+
+def test_events_that_are_not_finite_are_left_out_and_a_flow_of_none_is_refused():
+    flow = flows.realnvp(event_shape=(2,), layers=2, hidden=4)
+    fine = flow.init(KEY)
+    sometimes = flow._replace(bijector=_with_decode(flow, lambda x: jnp.where(x[0] > 1.0, jnp.inf, x)))
+    found = event_moments(sometimes, fine)
+    assert np.all(np.isfinite(found.precision))
+    # a normal law below 1 has a mean below 0
+    assert -0.5 < found.mean[0] < -0.1
+    never = flow._replace(bijector=_with_decode(flow, lambda x: x / 0.0))
+    with pytest.raises(ValueError, match="no finite second moments"):
+        complete(KEY, never, fine, np.zeros((1, 2), np.float32), np.array([True, False]), weighted=False, moves=1)
+
+
+def _with_decode(flow, decode):
+    inverse = flow.bijector.invert
+    return flow.bijector._replace(invert=lambda params, x, *more: (decode(x), inverse(params, x, *more)[1]))
+
+
+@pytest.mark.parametrize("max_hidden", [3, 5])
+def test_events_of_an_affine_flow_become_draws_of_its_conditional(affine, max_hidden):
+    flow, params, exact = affine
+    where = hidden(mask(jnp.asarray(SEEN)), max_hidden)
+    known = where.observation.observed_part(jnp.asarray(Y, jnp.float32))
+    spread = conditional_spread(exact, where)
+    mean, covariance = conditional_of(*gaussian_of(flow, params), SEEN, Y)
+    np.testing.assert_allclose((spread @ spread.T)[:3, :3], covariance, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(spread[3:], 0.0)
+    run = jax.jit(conditioned_events, static_argnums=(1, 7))
+    events, middle, spent = run(KEY, flow, params, where, exact, spread, known, CHAINS)
+    np.testing.assert_allclose(middle[~SEEN], mean, atol=1e-4)
+    np.testing.assert_array_equal(events[:, SEEN], np.broadcast_to(known[SEEN], (CHAINS, 2)))
+    _check_moments(flow, params, events)
+    assert int(spent) == 2 * CHAINS * flow.bijector.blocks
+    # where there is no density they are the middle
+    nowhere, _, _ = run(KEY, flow, params, where, exact, spread, jnp.where(SEEN, known, jnp.inf), 2)
+    assert not np.any(np.isfinite(nowhere[:, ~SEEN]))
+
+
+@pytest.mark.parametrize("measured", ["entries", "sums"])
+def test_moved_draws_of_an_affine_flow_are_of_its_conditional(affine, measured):
+    flow, params, _ = affine
+    moves = 10
+    if measured == "entries":
+        observation, y = mask(jnp.asarray(SEEN)), jnp.asarray(Y, jnp.float32)
+    else:
+        sums = linear(np.array([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0, 2.0]], np.float32))
+        observation, y = sums.observation, sums.pseudo_inverse(jnp.asarray([0.3, -1.2]))
+    draws = jax.jit(lambda y: draw_moved(KEY, flow, params, observation, y, num_samples=CHAINS, moves=moves))(y)
+    assert np.all(draws.log_weights == 0.0)
+    assert np.isnan(draws.overlap)
+    assert np.isnan(draws.report.ess)
+    assert int(draws.solve.evaluations) == flow.bijector.blocks * CHAINS * (2 + 2 * (1 + moves * LEAPFROGS))
+    if measured == "entries":
+        np.testing.assert_array_equal(draws.samples[:, SEEN], np.broadcast_to(y[SEEN], (CHAINS, 2)))
+        _check_moments(flow, params, draws.samples)
+        return
+    np.testing.assert_allclose(jax.vmap(sums.measure)(draws.samples), np.broadcast_to([0.3, -1.2], (CHAINS, 2)), atol=1e-5)
+    mean, covariance = gaussian_of(flow, params)
+    matrix = np.asarray(jax.vmap(sums.measure)(jnp.eye(5))).T
+    gain = covariance @ matrix.T @ np.linalg.inv(matrix @ covariance @ matrix.T)
+    expected, left = mean + gain @ ([0.3, -1.2] - matrix @ mean), covariance - gain @ matrix @ covariance
+    ends = np.asarray(draws.samples)
+    assert np.all(np.abs(ends.mean(0) - expected) < 5 * np.sqrt(np.diag(left) / CHAINS))
+    error = np.sqrt((np.outer(np.diag(left), np.diag(left)) + left**2) / CHAINS)
+    assert np.all(np.abs(np.cov(ends, rowvar=False) - left) < 5 * error)
+
+
+def test_a_batch_is_moved_row_by_row_and_nothing_is_solved(affine):
+    flow, params, _ = affine
+    rows = np.array([Y, 2 * Y, np.arange(5.0), np.ones(5)], np.float32)
+    observed = np.array([SEEN, ~SEEN, np.zeros(5, bool), np.ones(5, bool)])
+    rows[~observed] = np.nan
+    options = {"num_samples": 3, "weighted": False, "moves": 4, "progress": False}
+    done = complete(KEY, flow, params, rows, observed, **options)
+    assert np.all(done.log_weights == 0.0)
+    assert np.all((done.info.converged == 1.0) & (done.info.residual == 0.0) & np.isnan(done.info.ess))
+    assert np.all((done.info.acceptance[:3] > 0.0) & (done.info.acceptance[:3] <= 1.0))
+    seen = np.broadcast_to(observed[:, None], done.samples.shape)
+    np.testing.assert_array_equal(done.samples[seen], np.broadcast_to(rows[:, None], done.samples.shape)[seen])
+    assert np.unique(done.samples[~seen]).size == np.sum(~seen)
+    # whatever else is in the batch: a row is its own, but for its share of the moments' evaluations
+    alone = complete(KEY, flow, params, rows[:1], observed[:1], **options)
+    np.testing.assert_allclose(alone.samples[0], done.samples[0], atol=1e-6)
+    share = FEWEST_EVENTS * flow.bijector.blocks
+    assert alone.info.evaluations[0] - done.info.evaluations[0] == share - -(-share // 3)
+
+
+def test_moves_without_weights_are_not_those_of_a_posteriors_draws(affine):
+    flow, params, _ = affine
+    with pytest.raises(ValueError, match="expected weights with moves of draws of a posterior"):
+        draw_samples(KEY, flow, params, mask(jnp.asarray(SEEN)), jnp.asarray(Y), moves=2, weighted=False)
+
+
+def test_pooled_readings_of_an_image_hold_in_every_draw():
+    flow = flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=4, dense=6)
+    operator = measurements.average_pooling((8, 8, 1), 4)
+    readings = np.asarray([operator.measure(jnp.linspace(0.0, 1.0, 64).reshape(8, 8, 1))])
+    done = complete(KEY, flow, flow.init(KEY), readings, operator, num_samples=2, weighted=False, moves=2, progress=False)
+    np.testing.assert_allclose(jax.vmap(operator.measure)(done.samples[0]), np.repeat(readings, 2, axis=0), atol=1e-5)
