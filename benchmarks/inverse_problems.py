@@ -1,13 +1,14 @@
 """Every method of `jaxflows.infer` on one flow a data set: inpainting, compressed sensing, super-resolution, colourisation.
 
     python -m benchmarks.inverse_problems --only mnist      # 50 digits, published step counts cut down: some hours of a core
+    python -m benchmarks.inverse_problems --full --only mnist_whitened csgm asim map    # published steps, an hour of a core
     python -m benchmarks.inverse_problems --only cifar10 colourisation constraint csgm    # some data, tasks, methods
     python -m benchmarks.inverse_problems --full            # 10 colour images, published step counts: for a GPU
     python -m benchmarks.inverse_problems --only mnist --count 10 --steps 200 --draws 32 --max-seconds 400    # in between
     python -m benchmarks.inverse_problems --quick           # one task, few steps; writes to --run-dir
 
-The flows are those that the package ships, of `benchmarks.train_mnist_flow` and `benchmarks.train_whitened_flow`; `--model`
-takes another.
+The flows are those that the package ships: `mnist` is that of `benchmarks.train_mnist_flow`, `mnist_whitened` and `cifar10` are
+of `benchmarks.train_whitened_flow`. `--model` takes another.
 What is measured, exactly, is an event as the flow models it: a test image with normal noise, or of few bits spread over their
 cells, as the model's file says. `crps` and `coverage_90` are against this event; `psnr`, `ssim`, `rmse_mean` and `rmse_sample`
 against the image without the noise, means clipped to [0, 1]. In inpainting whole pixels are hidden, and what was observed is

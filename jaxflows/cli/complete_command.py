@@ -79,7 +79,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument(
         "--moves", type=types.count(0), metavar="N",
-        help="Hamiltonian moves of every draw (default: none, but 24 for flows that are explicit both ways of large events)",
+        help="Hamiltonian moves of every draw (default: none, but 48 for flows that are explicit both ways of large events)",
     )  # fmt: skip
     parser.add_argument("--antithetic", action="store_const", const=True, help="draw in pairs whose errors cancel in the mean")
     parser.add_argument("--unweighted", action="store_const", const=True, help="no weights, no effective sample size: faster")

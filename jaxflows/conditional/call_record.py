@@ -16,7 +16,7 @@ def call_record(settings: Mapping[str, object], arrays: Mapping[str, Any]) -> di
 
     A constraint solver is none of the settings: it is a function, and two that solve the same draw the same, to tolerance.
     """
-    return {name: str(value) for name, value in settings.items()} | {name: _digest(tree) for name, tree in arrays.items()}
+    return {name: str(value) for name, value in settings.items()} | {name: digest_of(tree) for name, tree in arrays.items()}
 
 
 def check_same_call(before: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -27,7 +27,7 @@ def check_same_call(before: Mapping[str, str], now: Mapping[str, str]) -> None:
             raise ValueError(f"expected resume to be of this call, in which {name} is {value}; got {name} {earlier}")
 
 
-def _digest(tree: Any) -> str:
+def digest_of(tree: Any) -> str:
     """SHA-256 over types, shapes and bytes of all leaves, its first 12 digits."""
     digest = hashlib.sha256()
     for leaf in jax.tree.leaves(tree):

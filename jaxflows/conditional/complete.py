@@ -19,7 +19,7 @@ from jaxflows.conditional.drawing_plan import drawing_plan
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.mixture import draw_mixture
-from jaxflows.conditional.moved_events import Moments, draw_moved, event_moments
+from jaxflows.conditional.moved_events import Moments, draw_moved, kept_moments
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
 from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
@@ -199,7 +199,10 @@ def complete(
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares
     todo = work[~result.info.done[work]]
-    moments = _moments(flow, params, len(work)) if len(todo) and plan.moves and not plan.weighted else None
+    moments = kept_moments(flow, params) if len(todo) and plan.moves and not plan.weighted else None
+    if moments is not None:
+        # each row's share, counted in every call
+        moments = replicated(moments._replace(evaluations=-(-moments.evaluations // len(work))), mesh)
     try:
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
             for batch, keys, observations, known in measured.batches(key, todo, at_once):
@@ -221,14 +224,6 @@ def _notes(measured: MeasuredRows, size: int) -> list[str]:
     if empty:
         notes.append(f"{empty} of {count} rows have nothing observed: samples of the flow itself")
     return notes
-
-
-def _moments(flow: Flow, params: Params, rows: int) -> Moments:
-    """The moments of a flow that is to be moved, the evaluations being each row's share."""
-    moments = event_moments(flow, params)
-    if not bool(jnp.all(jnp.isfinite(moments.precision))):
-        raise ValueError("expected a flow of finite events to be moved; got one whose own draws have no finite second moments")
-    return moments._replace(evaluations=-(-moments.evaluations // rows))
 
 
 def _work(settings: _Settings, params: Params, batch: _Batch, moments: Moments | None) -> Draws:

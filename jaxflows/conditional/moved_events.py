@@ -17,13 +17,16 @@ filter (Evensen 1994).
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from jaxflows.bijectors.base import Params, no_work
+from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.diagnostics import unweighted
 from jaxflows.conditional.hidden import Hidden, hidden
 from jaxflows.conditional.moves import move
@@ -79,6 +82,31 @@ def event_moments(flow: Flow, params: Params) -> Moments:
     covariance += RIDGE * jnp.trace(covariance) / flow.size * identity
     precision = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(covariance), True), identity)
     return Moments(mean.reshape(flow.event_shape), precision, jnp.sum(spent))
+
+
+def kept_moments(flow: Flow, params: Params) -> Moments:
+    """`event_moments` on the host, those of the last flow being kept from call to call.
+
+    Raises:
+        ValueError: a flow without finite events.
+    """
+    return _last_moments(flow, _Digested(digest_of(params), params))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Digested:
+    """Parameters, alike where their digests are."""
+
+    digest: str
+    params: Params = dataclasses.field(compare=False)
+
+
+@functools.lru_cache(maxsize=1)
+def _last_moments(flow: Flow, digested: _Digested) -> Moments:
+    found: Moments = jax.device_get(event_moments(flow, digested.params))
+    if not np.all(np.isfinite(found.precision)):
+        raise ValueError("expected a flow of finite events to be moved; got one whose own draws have no finite second moments")
+    return found
 
 
 def conditional_spread(moments: Moments, where: Hidden) -> jax.Array:
@@ -156,6 +184,8 @@ def draw_moved(
         ``solve`` counts neither the moments nor anything unsolved. Cost: that of `conditional_spread` and of the moves.
     """
     moments = event_moments(flow, params) if moments is None else moments
+    mean, precision = (jnp.asarray(leaf, y_observed.dtype) for leaf in (moments.mean, moments.precision))
+    moments = moments._replace(mean=mean, precision=precision)
     where = hidden(observation, max_hidden)
     known = observation.observed_part(y_observed)
     k_begin, k_move = jax.random.split(key)
