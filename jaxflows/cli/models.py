@@ -28,11 +28,13 @@ class Packaged(NamedTuple):
 
 PACKAGED = {
     "mnist": Packaged("mnist_residual.safetensors", (28, 28)),
-    "mnist_whitened": Packaged("mnist_whitened.safetensors", (28, 28)),
     "digits": Packaged("digits_residual.safetensors", (8, 8)),
     "cifar10": Packaged("cifar10_whitened.safetensors", (32, 32, 3)),
+    "mnist_whitened": Packaged("mnist_whitened.safetensors", (28, 28)),
 }
 DEFAULT_MODEL = "mnist"
+# models of the images whose Gaussian is packaged too
+_DIGITS = ("mnist", "mnist_whitened")
 AMORTISED = "amortised"
 
 
@@ -107,7 +109,8 @@ def load_model(name: str) -> Model:
 
         incomplete = incomplete_model(contents)
     fingerprint = hashlib.sha256(path.read_bytes()).hexdigest()
-    baseline = load_mnist_gaussian if name == DEFAULT_MODEL else None
+    shape = contents.flow.event_shape
+    baseline = (lambda: load_mnist_gaussian()._replace(event_shape=shape)) if name in _DIGITS else None
     return Model(name, contents.flow, contents.params, contents.metadata, fingerprint, baseline, incomplete)
 
 

@@ -194,7 +194,7 @@ def test_colour_images_are_inferred_by_an_image_flow_and_what_was_prepared_is_ke
         (("--count", "301"), "expected 2 to 300 images and at least 1 of"),
         (("--steps", "0"), "expected 2 to 300 images and at least 1 of"),
         (("--only", "mnist", "colourisation"), "no such task is measured of these data"),
-        (("--model", "m.safetensors"), "expected one data set in --only; got mnist and cifar10"),
+        (("--model", "m.safetensors"), "expected one data set in --only; got mnist and mnist_whitened and cifar10"),
         (("--only", "mnist", "--model", "m.safetensors"), "m.safetensors: cannot be read"),
     ],
 )
