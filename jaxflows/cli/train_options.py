@@ -75,6 +75,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--scales", type=types.count(1), metavar="N", help="of realnvp (default: 3)")
     parser.add_argument(
+        "--dense", type=types.count(1), metavar="N", help="of whitened, width of dense couplings (default: none)"
+    )
+    parser.add_argument(
         "--epochs", type=types.count(1), metavar="N", help=f"default: 50; of each round of --posterior: {EM_EPOCHS}"
     )
     parser.add_argument("--minutes", type=types.positive, help="stop after this time, the learning rate at 0 by then")
@@ -158,6 +161,8 @@ def check_options(options: argparse.Namespace) -> None:
         raise CommandError(f"--flow {flow}: not with --incomplete, which trains residual flows")
     if options.scales is not None and flow != "realnvp":
         raise CommandError("--scales: only with --flow realnvp")
+    if options.dense is not None and flow != "whitened":
+        raise CommandError("--dense: only with --flow whitened")
     if flow in IMAGE_FLOWS and options.hidden is not None and len(options.hidden) > 1:
         raise CommandError(f"--hidden: expected one number of channels with --flow {flow}")
     bits = options.bits is not None or options.paper is not None

@@ -199,11 +199,12 @@ def complete(
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares
     todo = work[~result.info.done[work]]
-    moments = kept_moments(flow, params) if len(todo) and plan.moves and not plan.weighted else None
-    if moments is not None:
-        # each row's share, counted in every call
-        moments = replicated(moments._replace(evaluations=-(-moments.evaluations // len(work))), mesh)
+    moments = None
     try:
+        if len(todo) and plan.moves and not plan.weighted:
+            # each row's share, counted in every call
+            moments = kept_moments(flow, params)
+            moments = replicated(moments._replace(evaluations=-(-moments.evaluations // len(work))), mesh)
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
             for batch, keys, observations, known in measured.batches(key, todo, at_once):
                 began = time.perf_counter()

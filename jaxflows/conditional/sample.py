@@ -96,6 +96,8 @@ def draw_samples(
     """
     posterior = gauss_newton() if posterior is None else posterior
     check_partition(partition)
+    if moves and not weighted:
+        raise ValueError("expected weights with moves of a posterior's draws; got moves alone, which are `draw_moved`'s")
     if fitted is not None and max_hidden is None:
         max_hidden = fitted.start.mean.size
     where = hidden(observation, max_hidden)
@@ -107,8 +109,6 @@ def draw_samples(
     else:
         theta, start = fitted
     check_moves(moves, antithetic, is_anchored(posterior, start))
-    if moves and not weighted:
-        raise ValueError("expected weights with moves of draws of a posterior: without them `draw_moved` needs none; got moves")
     if solver is None:
         solver = thorough_solver(flow, is_anchored(posterior, start))
     unturned = (flow, params)

@@ -128,11 +128,15 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
     assert (settings["batch_size"], settings["learning_rate"]) == (128, 1e-3)
     assert flow is flows.realnvp_image(event_shape=(8, 8, 1), scales=2, blocks=8, hidden=32)
     seen.clear()
-    assert main(["train", "pixels.npy", "--output", "m.safetensors", "--flow", "whitened", "--hidden", "6"]) == 2
+    whitened = ["train", "pixels.npy", "--output", "m.safetensors", "--flow", "whitened", "--hidden", "6"]
+    assert main(whitened) == 2
     flow, data, noise, settings = seen
     np.testing.assert_allclose(data * np.float32(255), pixels[..., None], atol=1e-4)
     assert (settings["batch_size"], settings["learning_rate"]) == (64, 2e-3)
     assert flow is flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=6, blocks=1)
+    seen.clear()
+    assert main([*whitened, "--dense", "5"]) == 2
+    assert seen[0] is flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=6, blocks=1, dense=5)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +146,7 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
         (("--bits", "5", "--noise", "0.1"), "--noise: not with --bits"),
         (("--paper", "mnist", "--scale", "2"), "--scale: not with --bits"),
         (("--scales", "2"), "--scales: only with --flow realnvp"),
+        (("--flow", "realnvp", "--dense", "4"), "--dense: only with --flow whitened"),
         (("--flow", "realnvp", "--hidden", "4,4"), "--hidden: expected one number of channels"),
         (("--flow", "realnvp", "--incomplete"), "--flow realnvp: not with --incomplete"),
         (("--flow", "whitened", "--incomplete"), "--flow whitened: not with --incomplete"),

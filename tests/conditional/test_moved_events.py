@@ -158,7 +158,7 @@ def test_a_batch_is_moved_row_by_row_and_nothing_is_solved(affine):
 
 def test_moves_without_weights_are_not_those_of_a_posteriors_draws(affine):
     flow, params, _ = affine
-    with pytest.raises(ValueError, match="expected weights with moves of draws of a posterior"):
+    with pytest.raises(ValueError, match="expected weights with moves of a posterior's draws"):
         draw_samples(KEY, flow, params, mask(jnp.asarray(SEEN)), jnp.asarray(Y), moves=2, weighted=False)
 
 
