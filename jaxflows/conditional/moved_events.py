@@ -40,6 +40,10 @@ from jaxflows.precision import full_precision
 EVENTS_AN_ENTRY, FEWEST_EVENTS = 2, 1000
 # of them decoded at a time
 _AT_ONCE = 256
+# one farther from the middle than so many times the median is left out: couplings make some that would be all of a covariance
+FARTHEST = 6.0
+# events whose entrywise median the middle is
+_MIDDLE_OF = 64
 
 # times the mean variance of an entry, added to every variance: moments of draws say of no direction that it does not vary
 RIDGE = 1e-3
@@ -62,7 +66,7 @@ class Moments(NamedTuple):
 @functools.partial(jax.jit, static_argnums=0)
 @full_precision
 def event_moments(flow: Flow, params: Params) -> Moments:
-    """The moments of ``EVENTS_AN_ENTRY`` d events, the same ones for the same flow; those that are not finite are left out.
+    """The moments of ``EVENTS_AN_ENTRY`` d events, the same for the same flow, without those that are not finite or far away.
 
     NaN where none is finite. Cost: as many decodes, O(d^3) arithmetic, and memory for (2 d, d) and (d, d) numbers.
     """
@@ -73,10 +77,12 @@ def event_moments(flow: Flow, params: Params) -> Moments:
         return y.reshape(-1), info.evaluations
 
     events, spent = jax.lax.map(event, jax.random.split(jax.random.key(0), count), batch_size=_AT_ONCE)
-    finite = jnp.all(jnp.isfinite(events), axis=1, keepdims=True)
-    number = jnp.sum(finite)
-    mean = jnp.sum(jnp.where(finite, events, 0.0), axis=0) / number
-    apart = jnp.where(finite, events - mean, 0.0)
+    events = jnp.where(jnp.all(jnp.isfinite(events), axis=1, keepdims=True), events, jnp.nan)
+    distances = jnp.linalg.norm(events - jnp.nanmedian(events[:_MIDDLE_OF], axis=0), axis=1, keepdims=True)
+    near = distances <= FARTHEST * jnp.nanmedian(distances)
+    number = jnp.sum(near)
+    mean = jnp.sum(jnp.where(near, events, 0.0), axis=0) / number
+    apart = jnp.where(near, events - mean, 0.0)
     covariance = apart.T @ apart / number
     identity = jnp.eye(flow.size, dtype=covariance.dtype)
     covariance += RIDGE * jnp.trace(covariance) / flow.size * identity
