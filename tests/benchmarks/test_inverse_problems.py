@@ -96,6 +96,7 @@ def test_every_method_can_be_made_for_every_task(all_sizes, monkeypatch, tmp_pat
         monkeypatch.setitem(METHODS, name, METHODS["constraint"])
     made = {
         "mnist": flows.residual(event_shape=(28, 28), blocks=1, hidden=4),
+        "mnist_whitened": flows.whitened_image(event_shape=(28, 28, 1), hidden=4, dense=4),
         "cifar10": flows.realnvp_image(event_shape=(16, 16, 3), scales=2, layers=2, hidden=4, blocks=1),
     }
     served = {"inpainting_half": list(METHODS), "super_resolution_4": [name for name in METHODS if name != "plmcmc"]}
@@ -114,13 +115,13 @@ def test_every_method_can_be_made_for_every_task(all_sizes, monkeypatch, tmp_pat
 
 def test_rows_are_chosen_by_data_task_and_method():
     every = chosen_rows([], False)
-    assert len(every) == (11 + 7) * len(METHODS)
+    assert len(every) == (11 + 11 + 7) * len(METHODS)
     assert ("cifar10", "colourisation", "amortised") in every
     assert not {("mnist", "colourisation", "csgm"), ("cifar10", "compressed_sensing_25", "csgm")} & set(every)
     assert chosen_rows([], True) == [("mnist", "inpainting_half", method) for method in METHODS]
     some = chosen_rows(["gaussian", "colourisation", "inpainting_half"], False)
     assert some == [
-        ("mnist", "inpainting_half", "gaussian"),
+        *((digits, "inpainting_half", "gaussian") for digits in ("mnist", "mnist_whitened")),
         *(("cifar10", task, "gaussian") for task in (INPAINTING[1], "colourisation")),
     ]
     assert chosen_rows(["mnist", "colourisation"], False) == []
