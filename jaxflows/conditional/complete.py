@@ -184,7 +184,7 @@ def complete(
     arrays = {"key": key, "params": params, "rows": measured.given, "observed": measured.what_is_seen()}
     asked = {
         "num_samples": num_samples, "moves": plan.moves, "weighted": plan.weighted, "antithetic": antithetic,
-        "anchors": anchors, "posterior": choice.family.name, "fit_steps": choice.fit_steps, "partition": plan.partition,
+        "anchors": anchors, "posterior": choice.family.name, "fit_steps": choice.fit_steps, "partition": choice.partition,
     }  # fmt: skip
     call = call_record(asked, arrays | {"network": choice.amortised})
     result = blank(measured, num_samples, call) if resume is None else checked_resume(resume, call)
@@ -193,7 +193,7 @@ def complete(
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = hidden_slots(measured, flow.size)
     settings = _Settings(
-        flow, plan.family, solver, plan.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh, plan.weighted,
+        flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh, plan.weighted,
         antithetic, plan.moves,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size

@@ -58,7 +58,7 @@ class Completion(NamedTuple):
         log_weights: (rows, S), log p(y) - log q(y_hidden).
         mean: (rows, *event), mean of the draws that converged.
         std: (rows, *event), their standard deviation; 0 where observed.
-        anchor: (rows, *event), the reference's own completion.
+        anchor: (rows, *event), the reference's own completion; of moves without weights the mean that they begin about.
         info: `RowInfo`.
         notes: what was decided without being asked, in full sentences.
         call: what was asked, an entry an argument (`jaxflows.conditional.call_record`), so that nothing else goes on from it.

@@ -16,16 +16,13 @@ MOVES = 48
 
 
 class DrawingPlan(NamedTuple):
-    """The options of `jaxflows.complete` that depend on each other, resolved.
+    """The options of `jaxflows.complete` that depend on the flow and on the others, resolved.
 
     Attributes:
-        family: the posterior.
-        partition, weighted, moves: as there.
+        weighted, moves: as there.
         note: what was decided without being asked, in a full sentence; None where nothing was.
     """
 
-    family: Posterior
-    partition: str
     weighted: bool
     moves: int
     note: str | None
@@ -58,7 +55,7 @@ def drawing_plan(
         raise ValueError("expected no posterior and no partition but the tangent with several anchors: they are Gauss-Newton's")
     anchored = family.start == "gauss_newton"
     large = flow.bijector.explicit and flow.size > MOST_WEIGHED
-    # what nothing asks for that draws of a posterior have
+    # of a posterior nothing was asked
     free = family == gauss_newton() and partition == "auto"
     if moves is None:
         taken = MOVES if large and not weighted and free and not antithetic and anchors == 1 else 0
@@ -77,4 +74,4 @@ def drawing_plan(
     if moves is None and taken:
         done = f"moved {taken} times" + (" and not weighed" if weighted is None else "")
         note = f"draws were {done}: the flow is explicit both ways, its events have {flow.size} entries"
-    return DrawingPlan(family, partition, weighed, taken, note)
+    return DrawingPlan(weighed, taken, note)

@@ -28,7 +28,7 @@ import numpy as np
 from jaxflows.bijectors.base import Params, no_work
 from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.diagnostics import unweighted
-from jaxflows.conditional.hidden import Hidden, hidden
+from jaxflows.conditional.hidden import Hidden, hidden, hidden_block
 from jaxflows.conditional.moves import move
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
@@ -118,10 +118,11 @@ def _last_moments(flow: Flow, digested: _Digested) -> Moments:
 def conditional_spread(moments: Moments, where: Hidden) -> jax.Array:
     """S, (K, K), with S S^T = (P_HH)^{-1} and zeros in unused slots. Cost: O(d^2 K) for a rotation, O(K^3)."""
     shape = moments.mean.shape
-    columns = jax.vmap(where.compress)(moments.precision.reshape(-1, *shape))
-    block = jax.vmap(where.compress)(columns.T.reshape(-1, *shape)).T
-    factor = jnp.linalg.cholesky(block + jnp.diag(jnp.where(where.used, 0.0, 1.0).astype(block.dtype)))
-    spread = jax.scipy.linalg.solve_triangular(factor.T, jnp.eye(len(block), dtype=block.dtype), lower=False)
+    # of P the columns that belong to the hidden subspace, then their rows in its coordinates
+    columns = jax.vmap(where.compress)(moments.precision.reshape(-1, *shape)).T.reshape(-1, *shape)
+    rotated = jax.vmap(where.observation.to_coordinates)(columns).reshape(len(columns), -1).T
+    factor = jnp.linalg.cholesky(hidden_block(where, rotated))
+    spread = jax.scipy.linalg.solve_triangular(factor.T, jnp.eye(len(factor), dtype=factor.dtype), lower=False)
     return jnp.where(where.used[:, None] & where.used[None, :], spread, 0.0)
 
 

@@ -29,7 +29,7 @@ class Draws(NamedTuple):
         samples: (S, *event), drawn from q; the observed part is exactly what was given.
         log_weights: (S,), log p(y) - log q(y_hidden), or 0 where weights were not asked for; minus infinity where the
             constraint was not solved.
-        anchor: (*event,), the reference's own completion (of least energy for Gauss-Newton).
+        anchor: (*event,), the reference's own completion (of least energy for Gauss-Newton); `draw_moved` has another.
         partition: which part of the latent was free, a position in `jaxflows.conditional.partition.PARTITIONS`.
         overlap: smallest cosine between it and the tangent space at the anchor; NaN where none was measured.
         acceptance: mean chance of the moves after the draw to be accepted; NaN where there were none.
