@@ -19,11 +19,12 @@ from jaxflows.conditional.drawing_plan import drawing_plan
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.mixture import draw_mixture
-from jaxflows.conditional.moved_events import Moments, draw_moved, kept_moments
+from jaxflows.conditional.moved_events import draw_moved, kept_moments
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
-from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, posterior_choice, row_posteriors
+from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, observed_slots, posterior_choice, row_posteriors
 from jaxflows.conditional.sample import Draws, draw_samples
+from jaxflows.conditional.spreads import Moments
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.progress import progress_bar
@@ -40,6 +41,7 @@ class _Settings(NamedTuple):
     solver: ConstraintSolver | None
     partition: str
     max_hidden: int
+    max_observed: int
     num_samples: int
     fit_steps: int
     anchors: int
@@ -90,7 +92,7 @@ def _draw_moved_rows(settings: _Settings, params: Params, moments: Moments, batc
         params, moments = shared
         return draw_moved(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
-            moves=settings.moves, moments=moments, max_hidden=settings.max_hidden,
+            moves=settings.moves, moments=moments, max_hidden=settings.max_hidden, max_observed=settings.max_observed,
         )  # fmt: skip
 
     every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(rows), settings.mesh)
@@ -192,9 +194,11 @@ def complete(
     notes = _notes(measured, flow.size) + ([] if plan.note is None else [plan.note])
     work = np.flatnonzero(measured.hidden_counts)
     max_hidden = hidden_slots(measured, flow.size)
+    # how much is observed matters to moves alone, and nothing else is compiled anew for it
+    max_observed = observed_slots(measured, flow.size) if plan.moves and not plan.weighted else flow.size
     settings = _Settings(
-        flow, choice.family, solver, choice.partition, max_hidden, num_samples, choice.fit_steps, anchors, mesh, plan.weighted,
-        antithetic, plan.moves,
+        flow, choice.family, solver, choice.partition, max_hidden, max_observed, num_samples, choice.fit_steps, anchors, mesh,
+        plan.weighted, antithetic, plan.moves,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,10 +27,10 @@ import numpy as np
 from jaxflows.bijectors.base import Params, no_work
 from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.diagnostics import unweighted
-from jaxflows.conditional.hidden import Hidden, hidden, hidden_block
 from jaxflows.conditional.moves import move
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
+from jaxflows.conditional.spreads import Moments, Spread, conditional_spread, gaussian_completion, moments_of
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision
@@ -47,20 +46,6 @@ _MIDDLE_OF = 64
 
 # times the mean variance of an entry, added to every variance: moments of draws say of no direction that it does not vary
 RIDGE = 1e-3
-
-
-class Moments(NamedTuple):
-    """Second moments of a flow's events.
-
-    Attributes:
-        mean: mu, (*event,).
-        precision: P = C^{-1}, (d, d), of flattened events.
-        evaluations: block evaluations spent.
-    """
-
-    mean: jax.Array
-    precision: jax.Array
-    evaluations: jax.Array
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -84,10 +69,8 @@ def event_moments(flow: Flow, params: Params) -> Moments:
     mean = jnp.sum(jnp.where(near, events, 0.0), axis=0) / number
     apart = jnp.where(near, events - mean, 0.0)
     covariance = apart.T @ apart / number
-    identity = jnp.eye(flow.size, dtype=covariance.dtype)
-    covariance += RIDGE * jnp.trace(covariance) / flow.size * identity
-    precision = jax.scipy.linalg.cho_solve((jnp.linalg.cholesky(covariance), True), identity)
-    return Moments(mean.reshape(flow.event_shape), precision, jnp.sum(spent))
+    covariance += RIDGE * jnp.trace(covariance) / flow.size * jnp.eye(flow.size, dtype=covariance.dtype)
+    return moments_of(mean.reshape(flow.event_shape), covariance, jnp.sum(spent))
 
 
 def kept_moments(flow: Flow, params: Params) -> Moments:
@@ -115,27 +98,17 @@ def _last_moments(flow: Flow, digested: _Digested) -> Moments:
     return found
 
 
-def conditional_spread(moments: Moments, where: Hidden) -> jax.Array:
-    """S, (K, K), with S S^T = (P_HH)^{-1} and zeros in unused slots. Cost: O(d^2 K) for a rotation, O(K^3)."""
-    shape = moments.mean.shape
-    # of P the columns that belong to the hidden subspace, then their rows in its coordinates
-    columns = jax.vmap(where.compress)(moments.precision.reshape(-1, *shape)).T.reshape(-1, *shape)
-    rotated = jax.vmap(where.observation.to_coordinates)(columns).reshape(len(columns), -1).T
-    factor = jnp.linalg.cholesky(hidden_block(where, rotated))
-    spread = jax.scipy.linalg.solve_triangular(factor.T, jnp.eye(len(factor), dtype=factor.dtype), lower=False)
-    return jnp.where(where.used[:, None] & where.used[None, :], spread, 0.0)
-
-
 def conditioned_events(
-    key: jax.Array, flow: Flow, params: Params, where: Hidden, moments: Moments, spread: jax.Array, known: jax.Array, count: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
+    key: jax.Array, flow: Flow, params: Params, observation: Observation, moments: Moments, spread: Spread, known: jax.Array,
+    count: int,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Events of the flow made completions of ONE observation; draws of the conditional where the flow is affine, nearly.
 
     Args:
         key: random key, used once.
         flow, params: the flow.
-        where: the hidden subspace.
-        moments, spread: of the flow, and what `conditional_spread` makes of them.
+        observation: what was seen.
+        moments, spread: of the flow, and what `jaxflows.conditional.spreads.conditional_spread` makes of them.
         known: P_O y*.
         count: how many.
 
@@ -143,17 +116,11 @@ def conditioned_events(
         The completions (count, *event), the mean of the Gaussian's conditional (*event,), which stands for those that have no
         density, and block evaluations spent. Cost: a decode and a log p each.
     """
-
-    def shifted(begin: jax.Array) -> jax.Array:
-        lacking = where.observation.observed_part(known - begin)
-        push = (moments.precision @ lacking.reshape(-1)).reshape(known.shape)
-        return known + where.expand(where.compress(begin) - spread @ (spread.T @ where.compress(push)))
-
-    middle = shifted(moments.mean)
+    middle = gaussian_completion(moments, observation, spread, known, moments.mean)
 
     def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
         event, info = flow.decode(params, jax.random.normal(key, flow.latent_shape, known.dtype))
-        y = shifted(event)
+        y = gaussian_completion(moments, observation, spread, known, event)
         return jnp.where(jnp.isfinite(flow.log_prob(params, y)), y, middle), info.evaluations
 
     events, spent = jax.vmap(one)(jax.random.split(key, count))
@@ -172,6 +139,7 @@ def draw_moved(
     moves: int,
     moments: Moments | None = None,
     max_hidden: int | None = None,
+    max_observed: int | None = None,
 ) -> Draws:
     """Draw completions of ONE observation by moves alone; a pure function, to be used under ``jit`` and ``vmap``.
 
@@ -184,21 +152,20 @@ def draw_moved(
         num_samples: S.
         moves: trajectories of each, `jaxflows.conditional.moves.move`.
         moments: of the flow, `event_moments`; taken here when None, which under ``vmap`` is once for all rows.
-        max_hidden: static bound on the hidden coordinates; the event's size when None.
+        max_hidden, max_observed: static bounds on the coordinates hidden and observed; the event's size when None.
 
     Returns:
         The draws, of log-weight 0: ``anchor`` is the mean of the Gaussian's conditional, ``overlap`` and ``report`` are NaN.
         ``solve`` counts neither the moments nor anything unsolved. Cost: that of `conditional_spread` and of the moves.
     """
     moments = event_moments(flow, params) if moments is None else moments
-    mean, precision = (jnp.asarray(leaf, y_observed.dtype) for leaf in (moments.mean, moments.precision))
-    moments = moments._replace(mean=mean, precision=precision)
-    where = hidden(observation, max_hidden)
+    evaluations = moments.evaluations
+    moments = jax.tree.map(lambda leaf: leaf.astype(y_observed.dtype), moments)._replace(evaluations=evaluations)
     known = observation.observed_part(y_observed)
     k_begin, k_move = jax.random.split(key)
-    spread = conditional_spread(moments, where)
-    begin, middle, spent = conditioned_events(k_begin, flow, params, where, moments, spread, known, num_samples)
-    moved = move(k_move, flow, params, where, spread, begin, moves)
+    spread = conditional_spread(moments, observation, max_hidden, max_observed)
+    begin, middle, spent = conditioned_events(k_begin, flow, params, observation, moments, spread, known, num_samples)
+    moved = move(k_move, flow, params, observation, spread, begin, moves)
     samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples)
     log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
     solve = no_work(samples.dtype, evaluations=spent + moved.evaluations)._replace(converged=jnp.ones((), samples.dtype))

@@ -2,10 +2,10 @@
 
 Where a flow bends much between the anchor and the bulk of the posterior, q is far from it, and the free latent that q draws may
 have no completion at all. p(y) has no such trouble: every y with P_O y = y_observed has a density, and where the flow is
-explicit both ways that density is one pass. With y = y_observed + P_H y and a spread S (K, K), S S^T being about the covariance
-of the posterior, a move is a trajectory of
+explicit both ways that density is one pass. With y = y_observed + P_H y and a spread S (`jaxflows.conditional.spreads`), S S^T
+being about the covariance of the posterior, a move is a trajectory of
 
-    U(y) = -log p(y),   H = U(y) + |r|^2 / 2,   dy_hidden/dt = S r,   dr/dt = -S^T dU/dy_hidden,
+    U(y) = -log p(y),   H = U(y) + |r|^2 / 2,   dy/dt = S r,   dr/dt = -S^T dU/dy,
 
 by leapfrogs from a fresh r ~ N(0, I), accepted by Metropolis (Duane et al. 1987; Neal 2011). The mass is the inverse of S S^T,
 so that all directions are about alike. What was measured holds at every step: nothing is solved.
@@ -24,8 +24,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.hidden import Hidden
+from jaxflows.conditional.spreads import Spread
 from jaxflows.flows import Flow
+from jaxflows.observation import Observation
 
 # of a trajectory; its step is drawn from half to all of what the adaptation says, lest it be a period of the target
 LEAPFROGS = 8
@@ -52,71 +53,95 @@ class Moved(NamedTuple):
     evaluations: jax.Array
 
 
-class _Place(NamedTuple):
-    """Where a chain is: hidden coordinates (K,), log p there and S^T times its gradient, (K,)."""
+class Place(NamedTuple):
+    """Where a chain is.
 
-    c: jax.Array
+    Attributes:
+        y: (*event,), a completion.
+        log_density: log p(y).
+        pull: S^T times its gradient, (size,).
+    """
+
+    y: jax.Array
     log_density: jax.Array
-    push: jax.Array
+    pull: jax.Array
 
 
-def move(key: jax.Array, flow: Flow, params: Params, where: Hidden, spread: jax.Array, samples: jax.Array, moves: int) -> Moved:
+def place(flow: Flow, params: Params, spread: Spread, y: jax.Array) -> Place:
+    """The place of a chain at y."""
+    log_density, slope = jax.value_and_grad(lambda t: flow.log_prob(params, t))(y)
+    return Place(y, log_density, spread.pull(slope))
+
+
+def trajectory(
+    key: jax.Array, flow: Flow, params: Params, spread: Spread, here: Place, step: jax.Array, leapfrogs: int
+) -> tuple[Place, jax.Array]:
+    """One move of one chain; a pure function. Returns where it is then, and the chance with which the move was accepted.
+
+    Args:
+        key: random key, used once.
+        flow, params: the flow, not turned.
+        spread: S.
+        here: where the chain is.
+        step: the largest step of the leapfrogs; from half of it to all of it is drawn.
+        leapfrogs: gradients of log p.
+    """
+    k_length, k_momentum, k_accept = jax.random.split(key, 3)
+    epsilon = step * jax.random.uniform(k_length, minval=0.5)
+    r = jax.random.normal(k_momentum, (spread.size,), here.y.dtype)
+
+    def leapfrog(carry: tuple[Place, jax.Array], _: None) -> tuple[Any, None]:
+        at, r = carry
+        r = r + 0.5 * epsilon * at.pull
+        at = place(flow, params, spread, at.y + epsilon * spread.push(r))
+        return (at, r + 0.5 * epsilon * at.pull), None
+
+    (there, end), _ = jax.lax.scan(leapfrog, (here, r), length=leapfrogs)
+    log_ratio = there.log_density - here.log_density + 0.5 * (jnp.sum(r**2) - jnp.sum(end**2))
+    log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
+    taken = jnp.log(jax.random.uniform(k_accept)) < log_ratio
+    return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, here), jnp.exp(jnp.minimum(log_ratio, 0.0))
+
+
+def first_log_step(dimensions: jax.Array) -> jax.Array:
+    """Where the adaptation of steps begins: the logarithm of what so many hidden dimensions allow."""
+    return jnp.log(FIRST_STEP) - 0.25 * jnp.log(jnp.maximum(dimensions, 1))
+
+
+def move(
+    key: jax.Array, flow: Flow, params: Params, observation: Observation, spread: Spread, samples: jax.Array, moves: int
+) -> Moved:
     """Move every completion of ONE observation by ``moves`` trajectories; a pure function.
 
     Args:
         key: random key, used once.
         flow, params: the flow, not turned.
-        where: the hidden subspace.
-        spread: S, (K, K).
+        observation: what is seen.
+        spread: S, into what it hides.
         samples: (S, *event), completions: their observed parts are kept.
         moves: trajectories each. In the first half every completion adapts a step of its own, so that one that begins where log
             p is steep is not left there; then they share the median of those, adapted on by ever less.
 
-    Cost: ``LEAPFROGS`` + 1 gradients of log p a move and completion, and O(K^2) arithmetic for each.
+    Cost: ``LEAPFROGS`` gradients of log p a move and completion, and as many times S and S^T.
     """
-    observed = jax.vmap(where.observation.observed_part)(samples)
-    dimensions = jnp.maximum(jnp.sum(where.used), 1).astype(samples.dtype)
-    spread = jnp.where(where.used[:, None] & where.used[None, :], spread, 0.0)
-
-    def place(c: jax.Array, seen: jax.Array) -> _Place:
-        log_density, slope = jax.value_and_grad(lambda y: flow.log_prob(params, y))(seen + where.expand(c))
-        return _Place(c, log_density, spread.T @ where.compress(slope))
-
-    def trajectory(key: jax.Array, here: _Place, seen: jax.Array, step: jax.Array) -> tuple[_Place, jax.Array]:
-        k_length, k_momentum, k_accept = jax.random.split(key, 3)
-        epsilon = step * jax.random.uniform(k_length, minval=0.5)
-        r = jax.random.normal(k_momentum, here.c.shape, here.c.dtype)
-        r = jnp.where(where.used, r, 0.0)
-
-        def leapfrog(carry: tuple[_Place, jax.Array], _: None) -> tuple[Any, None]:
-            at, r = carry
-            r = r + 0.5 * epsilon * at.push
-            at = place(at.c + epsilon * (spread @ r), seen)
-            return (at, r + 0.5 * epsilon * at.push), None
-
-        (there, end), _ = jax.lax.scan(leapfrog, (here, r), length=LEAPFROGS)
-        log_ratio = there.log_density - here.log_density + 0.5 * (jnp.sum(r**2) - jnp.sum(end**2))
-        log_ratio = jnp.where(jnp.isnan(log_ratio), -jnp.inf, log_ratio)
-        taken = jnp.log(jax.random.uniform(k_accept)) < log_ratio
-        return jax.tree.map(lambda new, old: jnp.where(taken, new, old), there, here), jnp.exp(jnp.minimum(log_ratio, 0.0))
+    at = jax.vmap(lambda y: place(flow, params, spread, y))
 
     def one(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
         (places, log_steps), (k, number) = carry, xs
         shared = 2 * number >= moves
         log_steps = jnp.where(shared, jnp.median(log_steps), log_steps)
         keys = jax.random.split(k, len(samples))
-        places, chances = jax.vmap(trajectory)(keys, places, observed, jnp.exp(log_steps))
+        places, chances = jax.vmap(lambda k, here, step: trajectory(k, flow, params, spread, here, step, LEAPFROGS))(
+            keys, places, jnp.exp(log_steps)
+        )
         told = jnp.where(shared, jnp.mean(chances), chances)
         gain = (number + 1.0) ** GAIN_POWER
         return (places, log_steps + gain * (told - TARGET_ACCEPTANCE)), jnp.mean(chances)
 
     with jax.default_matmul_precision("highest"):
-        places = jax.vmap(place)(jax.vmap(where.compress)(samples), observed)
-        # what K dimensions allow
-        first = jnp.log(FIRST_STEP) - 0.25 * jnp.log(dimensions)
-        begin = places, jnp.full(len(samples), first)
+        first = first_log_step(jnp.sum(~observation.observed)).astype(samples.dtype)
+        begin = at(samples), jnp.full(len(samples), first)
         (places, _), rates = jax.lax.scan(one, begin, (jax.random.split(key, moves), jnp.arange(moves)))
-        moved = observed + jax.vmap(where.expand)(places.c)
     gradients = len(samples) * (1 + moves * LEAPFROGS)
     spent = jnp.asarray(2 * flow.bijector.blocks * gradients, jnp.int32)
-    return Moved(moved, jnp.mean(rates[moves // 2 :]), spent)
+    return Moved(places.y, jnp.mean(rates[moves // 2 :]), spent)

@@ -60,8 +60,18 @@ def hidden_slots(measured: MeasuredRows, size: int) -> int:
 
     Rounded up to a sixteenth of the event, so that batches of similar masks share one compiled program.
     """
+    return rounded_slots(int(np.max(measured.hidden_counts, initial=1)), size)
+
+
+def observed_slots(measured: MeasuredRows, size: int) -> int:
+    """Slots for the observed entries of any of the rows with something hidden, rounded likewise."""
+    hidden_counts = measured.hidden_counts[measured.hidden_counts > 0]
+    return rounded_slots(int(size - np.min(hidden_counts, initial=size)), size)
+
+
+def rounded_slots(most: int, size: int) -> int:
+    """Slots for ``most`` entries of ``size``."""
     unit = max(1, size // 16)
-    most = int(np.max(measured.hidden_counts, initial=1))
     return int(min(size, -(-most // unit) * unit))
 
 

@@ -15,6 +15,7 @@ from jaxflows.conditional.hidden import Hidden, hidden
 from jaxflows.conditional.moves import move
 from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
+from jaxflows.conditional.spreads import hidden_spread
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision
@@ -130,7 +131,7 @@ def draw_samples(
         log_weights, report = unweighted(infos.converged, log_weights.dtype)
     if moves:
         begin = jnp.where(infos.converged.reshape(-1, *(1 for _ in y_observed.shape)), samples, start.anchor)
-        moved = move(jax.random.fold_in(key, 1), *unturned, where, start.spread, begin, moves)
+        moved = move(jax.random.fold_in(key, 1), *unturned, observation, hidden_spread(where, start.spread), begin, moves)
         samples, acceptance, spent = moved.samples, moved.acceptance, spent + moved.evaluations
     samples = jax.vmap(lambda y: observation.restore(y, known))(samples)
     solve = solves_in_all(infos, spent)

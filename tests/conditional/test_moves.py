@@ -15,6 +15,7 @@ from jaxflows.conditional.gauss_newton import gauss_newton_reference
 from jaxflows.conditional.hidden import hidden
 from jaxflows.conditional.moves import LEAPFROGS, move
 from jaxflows.conditional.posteriors import full_rank, gauss_newton, prior
+from jaxflows.conditional.spreads import hidden_spread
 from jaxflows.inverse.infer import infer
 from jaxflows.inverse.noisy_measurements import noisy_measurement
 from jaxflows.observation import mask
@@ -32,7 +33,7 @@ def _moved(flow, params, seen, y, moves, max_hidden):
         known = where.observation.observed_part(y)
         start = gauss_newton_reference(flow, params, where, known, "same")
         begin = jnp.broadcast_to(where.observation.restore(start.anchor + 1.0, known), (CHAINS, *y.shape))
-        return move(KEY, flow, params, where, start.spread, begin, moves)
+        return move(KEY, flow, params, where.observation, hidden_spread(where, start.spread), begin, moves)
 
     return jax.jit(run)(params, jnp.asarray(seen), jnp.asarray(y, jnp.float32))
 
@@ -111,7 +112,8 @@ def test_one_that_begins_where_it_is_steep_is_not_left_there(bent):
     known = jnp.asarray([0.4, 0.0])
     start = gauss_newton_reference(flow, params, where, known, "same")
     begin = jnp.stack([start.anchor] * 7 + [start.anchor + where.expand(jnp.asarray([60.0]))])
-    moved = jax.jit(move, static_argnums=(1, 6))(KEY, flow, params, where, start.spread, begin, 40)
+    spread = hidden_spread(where, start.spread)
+    moved = jax.jit(lambda params: move(KEY, flow, params, where.observation, spread, begin, 40))(params)
     assert np.max(np.abs(moved.samples[:, 1])) < 12.0
 
 

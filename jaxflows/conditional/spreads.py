@@ -1,0 +1,141 @@
+"""Linear maps S from normal numbers to the hidden subspace, S S^T being about the covariance of a conditional.
+
+Of a Gaussian with covariance C = L L^T = P^{-1}, C_OO, (K_O, K_O), being the observed block of C and P_HH, (K, K), the hidden one
+of P, the conditional covariance has two such roots,
+
+    S = P_H^T R^{-T},  R R^T = P_HH                            of K numbers,
+    S = P_H (I - C P_O^T C_OO^{-1} P_O) L                      of d numbers,
+
+the second being Matheron's rule without its mean. Each costs the factorisation of one block, and the smaller is taken.
+
+Source: Journel and Huijbregts 1978 for the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from jaxflows.conditional.hidden import Hidden, hidden, hidden_block
+from jaxflows.observation import Observation
+
+
+class Moments(NamedTuple):
+    """Mean and covariance of events, with what is made of them once.
+
+    Attributes:
+        mean: mu, (*event,).
+        covariance: C, (d, d), of flattened events.
+        factor: L, lower triangular, C = L L^T.
+        precision: P = C^{-1}.
+        evaluations: block evaluations spent on them.
+    """
+
+    mean: jax.Array
+    covariance: jax.Array
+    factor: jax.Array
+    precision: jax.Array
+    evaluations: jax.Array
+
+
+def moments_of(mean: jax.Array, covariance: jax.Array, evaluations: jax.Array | int = 0) -> Moments:
+    """Factorise a positive definite covariance (d, d) of events shaped like ``mean``. Cost: O(d^3)."""
+    factor = jnp.linalg.cholesky(covariance)
+    precision = jax.scipy.linalg.cho_solve((factor, True), jnp.eye(len(covariance), dtype=covariance.dtype))
+    return Moments(mean, covariance, factor, precision, jnp.asarray(evaluations, jnp.int32))
+
+
+class Spread(NamedTuple):
+    """S of ONE observation; functions, to be used in the program that made them.
+
+    Attributes:
+        size: how many normal numbers it takes.
+        push: ``r -> S r``, (size,) to (*event,), in the hidden subspace.
+        pull: ``v -> S^T v``, (*event,) to (size,).
+    """
+
+    size: int
+    push: Callable[[jax.Array], jax.Array]
+    pull: Callable[[jax.Array], jax.Array]
+
+
+def hidden_spread(where: Hidden, matrix: jax.Array) -> Spread:
+    """S of the coordinates of a hidden subspace: ``matrix`` (K, K), whose unused slots do not count."""
+    matrix = jnp.where(where.used[:, None] & where.used[None, :], matrix, 0.0)
+    return Spread(len(matrix), lambda r: where.expand(matrix @ r), lambda v: matrix.T @ where.compress(v))
+
+
+def conditional_spread(
+    moments: Moments, observation: Observation, max_hidden: int | None = None, max_observed: int | None = None
+) -> Spread:
+    """S with S S^T the conditional covariance of what is hidden.
+
+    Args:
+        moments: of the events.
+        observation: what is seen of one; may be traced.
+        max_hidden, max_observed: static bounds on the coordinates hidden and observed; the event's size when None.
+
+    Cost: O(b^3), b the smaller of the bounds, and O(d^2 b) for a rotation. Of S: O(b^2), and of the second kind O(d^2), in
+    products with matrices that all observations share.
+    """
+    size = moments.mean.size
+    unseen, seen = (size if most is None else max(1, most) for most in (max_hidden, max_observed))
+    if unseen <= seen:
+        where = hidden(observation, unseen)
+        inverse = _inverse_root(_block(where, moments.precision))
+        return hidden_spread(where, inverse.T)
+    where = hidden(observation.complement(), seen)
+    root = _inverse_root(_block(where, moments.covariance))
+
+    def solved(v: jax.Array) -> jax.Array:
+        """P_O^T C_OO^{-1} P_O v, flattened."""
+        return where.expand(root.T @ (root @ where.compress(v))).reshape(-1)
+
+    def push(r: jax.Array) -> jax.Array:
+        u = (moments.factor @ r).reshape(moments.mean.shape)
+        return observation.hidden_part(u - (moments.covariance @ solved(u)).reshape(u.shape))
+
+    def pull(v: jax.Array) -> jax.Array:
+        v = observation.hidden_part(v)
+        drawn = (moments.covariance @ v.reshape(-1)).reshape(v.shape)
+        return moments.factor.T @ (v.reshape(-1) - solved(drawn))
+
+    return Spread(size, push, pull)
+
+
+def gaussian_completion(
+    moments: Moments, observation: Observation, spread: Spread, known: jax.Array, event: jax.Array
+) -> jax.Array:
+    """Matheron's rule: P_O known + P_H event, shifted by what a Gaussian of these moments makes of known - event.
+
+        y = known + P_H event - S S^T P P_O (known - event)
+
+    A draw of the Gaussian becomes one of its conditional, its mean that of the conditional.
+
+    Args:
+        moments, spread: the Gaussian, and its `conditional_spread` for this observation.
+        observation: what was seen.
+        known: P_O y*.
+        event: (*event,).
+    """
+    lacking = observation.observed_part(known - event)
+    push = (moments.precision @ lacking.reshape(-1)).reshape(known.shape)
+    return known + observation.hidden_part(event) - spread.push(spread.pull(push))
+
+
+def _block(where: Hidden, matrix: jax.Array) -> jax.Array:
+    """The block of a symmetric (d, d) matrix in the coordinates of ``where``, bordered by an identity in unused slots."""
+    shape = where.observation.observed.shape
+    # the columns that belong to the subspace, then their rows in its coordinates
+    columns = jax.vmap(where.compress)(matrix.reshape(-1, *shape)).T.reshape(-1, *shape)
+    rotated = jax.vmap(where.observation.to_coordinates)(columns).reshape(len(columns), -1).T
+    return hidden_block(where, rotated)
+
+
+def _inverse_root(block: jax.Array) -> jax.Array:
+    """R^{-1} with R R^T the block, R lower triangular."""
+    identity = jnp.eye(len(block), dtype=block.dtype)
+    return jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(block), identity, lower=True)
