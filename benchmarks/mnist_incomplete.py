@@ -9,14 +9,16 @@ Every pixel of every image is missing by the same chance, in training and test i
 What is done stands in the results file: a second start goes on with the rest. Rows marked ``scaled`` are of a subset of the
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
-Ours starts as the Gaussian that pairs of observed pixels of all training digits tell of (`jaxflows.gaussian_start`), and trains
-flow, network and classifier together from there. Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head
+Ours are two. ``ours`` trains flow and classifier on completions that move along (`jaxflows.fit_by_moves`), first drawn from the
+Gaussian that pairs of observed pixels of all training digits tell of. ``ours_amortised`` starts as that Gaussian
+(`jaxflows.gaussian_start`) and trains flow, network and classifier together from there, as the paper does
+(`jaxflows.fit_incomplete`). Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head
 trained on the incomplete digits) and accuracy_complete_classifier (of the completed mean, by the classifier of
-`misgan-mnist-fid`, trained on complete digits);
-fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
-False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by every second draw;
-ours models the pixel plus N(0, 0.05^2), and is asked for that, and draws in antithetic pairs); train_seconds, step_seconds,
-device; training_rows (of ours those of its Gaussian: scaled, the flow trains on the first 3,000), test_rows. Published
+`misgan-mnist-fid`, trained on complete digits); fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one
+completion of a system without draws, `draws` being False); rmse_mean and rmse_sample, clipped, pooled over missing pixels;
+coverage_90 (of the true pixel, by every second draw; ours model the pixel plus N(0, 0.05^2), and are asked for that, and
+``ours_amortised`` draws in antithetic pairs); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian;
+scaled, their flows train on the first of them), test_rows. Published
 rows have a source and no seed.
 """
 
@@ -39,14 +41,17 @@ from benchmarks.published_mnist import RATES, published_rows
 from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.imputed import Imputed
-from jaxflows import complete, fit_incomplete, flows, gaussian_start, predict_labels
+from jaxflows import complete, fit_by_moves, fit_incomplete, flows, gaussian_start, predict_labels
+from jaxflows.conditional.completion import Completion
 from jaxflows.data import load_array, mcar
 from jaxflows.flows import Flow
-from jaxflows.metrics import fit_gaussian_pairs, interval_coverage, rmse_mean, rmse_sample
+from jaxflows.metrics import Gaussian, fit_gaussian_pairs, interval_coverage, rmse_mean, rmse_sample
 from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 
 NAME = "mnist_incomplete"
 NOISE = 0.05
+# of ours, of each draw of a test digit
+MOVES = 24
 SHAPE = (28, 28)
 
 
@@ -61,24 +66,36 @@ class Problem(NamedTuple):
     test_labels: np.ndarray
 
 
+class Ours(NamedTuple):
+    """How a flow of ours is trained.
+
+    Attributes:
+        flow: its architecture.
+        train_rows: the first so many images; those of the Gaussian are the system's.
+        fit: options of `jaxflows.fit_by_moves` or `jaxflows.fit_incomplete`.
+    """
+
+    flow: Callable[[], Flow]
+    train_rows: int
+    fit: dict[str, Any]
+
+
 class Sizes(NamedTuple):
     """What a run takes.
 
     Attributes:
         scaled: whether this is less than all images and the full sizes.
         train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
-        flow: ours.
-        fit: options of `jaxflows.fit_incomplete`.
+        ours: by system, how ours are trained.
         draws: of ours, a test digit.
-        amortised: whether ours draws from what its network says, in place of the Gauss-Newton posterior.
+        amortised: whether ``ours_amortised`` draws from what its network says, in place of the Gauss-Newton posterior.
         systems: options of each comparator, and ``train_rows`` of ours.
     """
 
     scaled: bool
     train_rows: int
     test_rows: int
-    flow: Callable[[], Flow]
-    fit: dict[str, Any]
+    ours: dict[str, Ours]
     draws: int
     amortised: bool
     systems: dict[str, dict[str, Any]]
@@ -90,10 +107,22 @@ def flow_before_the_rest(flow_rate: float, rate: float) -> optax.GradientTransfo
     return optax.multi_transform({name: optax.adam(value) for name, value in rates.items()}, {name: name for name in rates})
 
 
+def whitened(hidden: int, dense: int, layers: int = 4) -> Flow:
+    """Couplings behind a Gaussian of the cosines."""
+    return flows.whitened_image(event_shape=(*SHAPE, 1), layers=layers, hidden=hidden, dense=dense)
+
+
 # Adam trains the classifier as fast with any weight, and the flow is spared
 HEAD = {"head_weight": 1e-2}
 QUICK = Sizes(
-    True, 128, 32, lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), {"epochs": 1, "batch_size": 64}, 4, True,
+    True, 128, 32,
+    {
+        "ours": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, **HEAD}),
+        "ours_amortised": Ours(
+            lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), 128, {"epochs": 1, "batch_size": 64}
+        ),
+    },
+    4, True,
     {
         "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
         "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
@@ -104,12 +133,22 @@ QUICK = Sizes(
     },
 )  # fmt: skip
 SCALED = Sizes(
-    True, 3000, 500, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128),
-    {"epochs": 20, "batch_size": 64, "optimizer": flow_before_the_rest(2e-6, 2e-3), **HEAD, "max_seconds": 240}, 16, False,
+    True, 3000, 500,
     {
-        "ours": {"train_rows": 60_000}, "column_mean": {}, "gaussian_pairwise": {"train_rows": 60_000},
-        "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5}, "mice": {"rounds": 2, "neighbours": 30},
-        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
+        "ours": Ours(
+            lambda: whitened(16, 128), 20_000,
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, **HEAD, "max_seconds": 900},
+        ),
+        "ours_amortised": Ours(
+            lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
+            {"epochs": 20, "batch_size": 64, "optimizer": flow_before_the_rest(2e-6, 2e-3), **HEAD, "max_seconds": 240},
+        ),
+    },
+    16, False,
+    {
+        "ours": {"train_rows": 60_000}, "ours_amortised": {"train_rows": 60_000}, "column_mean": {},
+        "gaussian_pairwise": {"train_rows": 60_000}, "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5},
+        "mice": {"rounds": 2, "neighbours": 30}, "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
         "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "gain": {"steps": 2000},
         "misgan": {
             "epochs": 140, "learning_rate": 1e-3, "hidden": (256,), "critic_hidden": (256,), "imputer_hidden": (512,),
@@ -118,8 +157,18 @@ SCALED = Sizes(
     },
 )  # fmt: skip
 FULL = Sizes(
-    False, 60_000, 10_000, lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512),
-    {"epochs": 40, "batch_size": 256, "optimizer": flow_before_the_rest(2e-4, 2e-3), **HEAD, "max_seconds": 240}, 16, True,
+    False, 60_000, 10_000,
+    {
+        "ours": Ours(
+            lambda: whitened(64, 512), 60_000,
+            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, **HEAD, "max_seconds": 200},
+        ),
+        "ours_amortised": Ours(
+            lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512), 60_000,
+            {"epochs": 40, "batch_size": 256, "optimizer": flow_before_the_rest(2e-4, 2e-3), **HEAD, "max_seconds": 240},
+        ),
+    },
+    16, True,
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
         "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000},
@@ -145,26 +194,74 @@ def noisy(key: jax.Array, batch: jax.Array) -> jax.Array:
     return batch + NOISE * jax.random.normal(key, batch.shape, batch.dtype)
 
 
-def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
-    """`fit_incomplete` with labels from a Gaussian of pairs, and draws of the posterior by `complete`."""
-    flow = sizes.flow()
+class Part(NamedTuple):
+    """The arrays of a problem as events of a flow of ours, and the Gaussian of all training digits."""
+
+    train: np.ndarray
+    train_mask: np.ndarray
+    labels: np.ndarray
+    test: np.ndarray
+    test_mask: np.ndarray
+    gaussian: Gaussian
+
+
+def part_of(problem: Problem, how: Ours, flow: Flow) -> Part:
+    """What a flow of ours is trained on."""
 
     def events(rows: np.ndarray) -> np.ndarray:
         return rows.reshape(-1, *flow.event_shape)
 
+    gaussian = fit_gaussian_pairs(events(problem.train), events(problem.train_mask)).with_noise(NOISE**2)
+    some = slice(0, how.train_rows)
+    return Part(
+        events(problem.train[some]), events(problem.train_mask[some]), problem.train_labels[some], events(problem.test),
+        events(problem.test_mask), gaussian,
+    )  # fmt: skip
+
+
+def whole(done: Completion) -> np.ndarray:
+    """Solved draws, flattened: (rows, draws, 784)."""
+    return done.solved()[0].reshape(*done.samples.shape[:2], -1)
+
+
+def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
+    """`fit_by_moves` with labels, and moved draws by `complete`."""
+    how = sizes.ours["ours"]
+    flow = how.flow()
+    k_fit, k_draw = jax.random.split(key)
+    began = time.perf_counter()
+    part = part_of(problem, how, flow)
+    model, report = fit_by_moves(
+        k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=part.gaussian, noise=noisy, **how.fit
+    )
+    seconds = time.perf_counter() - began
+    began = time.perf_counter()
+    done = complete(k_draw, flow, model.params, part.test, part.test_mask, num_samples=sizes.draws, weighted=False, moves=MOVES)
+    classes = predict_labels(flow, model, done).argmax(axis=-1)
+    about = {
+        "accuracy_incomplete": float(np.mean(classes == problem.test_labels)),
+        "turns_a_row": report.run.steps * how.fit["batch_size"] / len(part.train),
+        "acceptance": float(done.info.acceptance.mean()), "completion_seconds": time.perf_counter() - began,
+    }  # fmt: skip
+    return Imputed(done.mean.reshape(len(problem.test), -1), whole(done), seconds, report.run.steps), about
+
+
+def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
+    """`fit_incomplete` with labels from a Gaussian of pairs, and draws of the posterior by `complete`."""
+    how = sizes.ours["ours_amortised"]
+    flow = how.flow()
     k_start, k_fit, k_draw = jax.random.split(key, 3)
     began = time.perf_counter()
-    gaussian = fit_gaussian_pairs(events(problem.train), events(problem.train_mask)).with_noise(NOISE**2)
-    some = slice(0, sizes.train_rows)
+    part = part_of(problem, how, flow)
     model, report = fit_incomplete(
-        k_fit, flow, events(problem.train[some]), events(problem.train_mask[some]), labels=problem.train_labels[some],
-        params=gaussian_start(k_start, flow, gaussian), noise=noisy, validation=0.02, validation_samples=1, **sizes.fit,
+        k_fit, flow, part.train, part.train_mask, labels=part.labels, params=gaussian_start(k_start, flow, part.gaussian),
+        noise=noisy, validation=0.02, validation_samples=1, **how.fit,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     call = functools.partial(
-        complete, k_draw, flow, model.params, events(problem.test), events(problem.test_mask), num_samples=sizes.draws,
-        weighted=False, antithetic=True,
+        complete, k_draw, flow, model.params, part.test, part.test_mask, num_samples=sizes.draws, weighted=False,
+        antithetic=True,
     )  # fmt: skip
     # the classifier was trained on draws of the network's posterior
     by_network = call(posterior=model.posterior)
@@ -175,8 +272,10 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
         "unconverged": float(1 - done.info.converged.mean()), "bound": float(-report.run.validation_losses.min()),
         "completion_seconds": time.perf_counter() - began,
     }  # fmt: skip
-    whole = done.solved()[0].reshape(len(problem.test), sizes.draws, -1)
-    return Imputed(done.mean.reshape(len(problem.test), -1), whole, seconds, len(report.unconverged)), about
+    return Imputed(done.mean.reshape(len(problem.test), -1), whole(done), seconds, len(report.unconverged)), about
+
+
+OURS = {"ours": ours, "ours_amortised": ours_amortised}
 
 
 def scores(problem: Problem, done: Imputed, noise: float) -> Row:
@@ -209,13 +308,13 @@ def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Si
     if system in ("emflow", "mcflow"):
         options["image_shape"] = SHAPE
     key = jax.random.key(seed)
-    if system == "ours":
-        done, about = ours(key, part, sizes)
+    if system in OURS:
+        done, about = OURS[system](key, part, sizes)
     else:
         done, about = SYSTEMS[system](key, part.train, part.train_mask, part.test, part.test_mask, **options), {}
     return {
         "system": system, "missing": missing, "seed": seed, "scaled": sizes.scaled, **about,
-        **scores(part, done, NOISE if system == "ours" else 0.0), "train_seconds": done.seconds,
+        **scores(part, done, NOISE if system in OURS else 0.0), "train_seconds": done.seconds,
         "step_seconds": done.seconds / max(1, done.steps), "device": jax.devices()[0].device_kind,
         "training_rows": len(part.train), "test_rows": len(part.test),
     }  # fmt: skip
@@ -223,9 +322,10 @@ def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Si
 
 def main() -> None:
     """Measure what is not in the results file yet, and write it after every row."""
-    names = ["ours", *SCALED.systems]
+    names = list(SCALED.systems)
     parser = argparse.ArgumentParser(prog=f"benchmarks.{NAME}", description=__doc__.split("\n")[0])
     parser.add_argument("--data-dir", type=Path, default=os.environ.get("JAXFLOWS_DATA", "../shared/data"))
+    parser.add_argument("--output-dir", type=Path, default=RESULTS, help="of the results file")
     parser.add_argument("--missing", type=float, nargs="+", default=list(RATES), choices=RATES)
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="SYSTEM", help=", ".join(names))
     parser.add_argument("--seed", type=int, default=0)
@@ -235,11 +335,12 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="some rows and steps at the first rate; writes to runs/")
     options = parser.parse_args()
     sizes = FULL if options.full else SCALED
-    directory = RESULTS
+    directory = options.output_dir
     if options.quick:
         sizes, directory, options.missing, options.again = QUICK, Path("runs"), options.missing[:1], True
     if options.max_seconds is not None:
-        sizes = sizes._replace(fit=sizes.fit | {"max_seconds": options.max_seconds})
+        most = {"max_seconds": options.max_seconds}
+        sizes = sizes._replace(ours={name: how._replace(fit=how.fit | most) for name, how in sizes.ours.items()})
 
     def of(row: Row) -> tuple[Any, ...]:
         return tuple(row[key] for key in ("system", "missing", "seed", "scaled"))

@@ -14,6 +14,7 @@ flows      flows          factories of whole flows: ``flows.residual``, ``flows.
 training   fit            maximum likelihood on complete data
            fit_incomplete maximum likelihood, by its bound, on rows with holes, with an amortised posterior
            fit_by_em      the same by completing and fitting in turn
+           fit_by_moves   the same with completions that move along with the flow: for explicit flows
            gaussian_start parameters with which a dense residual flow begins as a Gaussian
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
 models     save, load     one file a model, no code in it; ``save_incomplete`` and ``load_incomplete`` with the network and
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from jaxflows.observation import Observation
     from jaxflows.persistence import load, load_amortised, load_incomplete, save, save_amortised, save_incomplete
     from jaxflows.training.fit import fit
+    from jaxflows.training.fit_by_moves import fit_by_moves
     from jaxflows.training.fit_incomplete import fit_incomplete
     from jaxflows.training.gaussian_start import gaussian_start
     from jaxflows.training.monte_carlo_em import fit_by_em
@@ -73,6 +75,7 @@ __all__ = [
     "data",
     "fit",
     "fit_by_em",
+    "fit_by_moves",
     "fit_incomplete",
     "fit_posterior",
     "flows",
@@ -108,6 +111,7 @@ _PLACES = {
     "data": "jaxflows.data",
     "fit": "jaxflows.training.fit:fit",
     "fit_by_em": "jaxflows.training.monte_carlo_em:fit_by_em",
+    "fit_by_moves": "jaxflows.training.fit_by_moves:fit_by_moves",
     "fit_incomplete": "jaxflows.training.fit_incomplete:fit_incomplete",
     "fit_posterior": "jaxflows.conditional.fit_posterior:fit_posterior",
     "gaussian_start": "jaxflows.training.gaussian_start:gaussian_start",

@@ -96,6 +96,11 @@ def replicated(tree: Any, mesh: Mesh | None) -> Any:
     return jax.tree.map(lambda leaf: _placed(leaf, NamedSharding(mesh, PartitionSpec())), tree)
 
 
+def replicated_inside(tree: Any, mesh: Mesh | None) -> Any:
+    """`replicated` of what a compiled program has shared out: one exchange between the devices."""
+    return tree if mesh is None else jax.lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))
+
+
 def shared_out(batch: Any, mesh: Mesh | None) -> Any:
     """A batch with its rows on their devices; on all of them where it does not divide, until `by_rows` fills it up."""
     if mesh is None:

@@ -132,12 +132,13 @@ def posterior_of(text: str, model: Model) -> Posterior | Amortised:
     """A posterior by name, the model's own where it is 'amortised'; CommandError where the model has none."""
     if text != AMORTISED:
         return named_posterior(text)
-    if model.incomplete is None:
+    posterior = None if model.incomplete is None else model.incomplete.posterior
+    if posterior is None:
         raise CommandError(
-            f"--posterior amortised: --model {model.name} holds a flow alone; 'jaxflows train --incomplete' trains a network "
-            "with it"
+            f"--posterior amortised: --model {model.name} holds no network; 'jaxflows train --incomplete' trains one with a "
+            "residual flow"
         )
-    return model.incomplete.posterior
+    return posterior
 
 
 def fit_steps_of(posterior: str, given: int | None) -> int:

@@ -11,22 +11,23 @@ from jaxflows.networks.self_masking import SelfMasking
 
 
 class IncompleteModel(NamedTuple):
-    """A flow and its amortised posterior, trained together.
+    """A flow and what was trained together with it.
 
     Attributes:
         params: the flow's parameters.
         posterior: q; ``jaxflows.complete(key, flow, model.params, rows, observed, posterior=model.posterior)`` draws from
-            it, solves and weighs, and with ``fit_steps`` above 0 refines it row by row first.
+            it, solves and weighs, and with ``fit_steps`` above 0 refines it row by row first. None where no network was
+            trained, as by `jaxflows.fit_by_moves`.
         head: the classifier on the latents; None when no labels were given.
         mask: the model of the mask given the data; None when it was not asked for.
     """
 
     params: Params
-    posterior: Amortised
+    posterior: Amortised | None
     head: PredictionHead | None
     mask: SelfMasking | None = None
 
     @property
     def network_params(self) -> Params:
-        """The inference network's parameters."""
-        return self.posterior.params
+        """The inference network's parameters; None where there is none."""
+        return None if self.posterior is None else self.posterior.params

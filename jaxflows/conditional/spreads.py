@@ -1,7 +1,7 @@
 """Linear maps S from normal numbers to the hidden subspace, S S^T being about the covariance of a conditional.
 
-Of a Gaussian with covariance C = L L^T = P^{-1}, with C_OO, (K_O, K_O), the observed block of C and P_HH, (K, K), the hidden one
-of P, the conditional covariance has two such roots,
+Of a Gaussian with covariance C = L L^T = P^{-1}, with C_OO, (K_O, K_O), the observed block of C and P_HH, (K, K), the hidden
+block of P, the conditional covariance has two such roots,
 
     S = P_H^T R^{-T},  R R^T = P_HH                            of K numbers,
     S = P_H (I - C P_O^T C_OO^{-1} P_O) L                      of d numbers,

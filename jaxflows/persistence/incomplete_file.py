@@ -1,4 +1,4 @@
-"""Save and load what `jaxflows.fit_incomplete` returns: a model file with the inference network and the classifier in it."""
+"""Save and load what training on rows with holes returns: a model file with inference network and classifier in it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def save_incomplete(
     Args:
         path: the file, by convention ``*.safetensors``; replaced when it exists.
         flow: the flow.
-        model: from `jaxflows.fit_incomplete`.
+        model: from `jaxflows.fit_incomplete`, or from `jaxflows.fit_by_moves` with labels.
         metadata: anything JSON can hold.
         dtype: how numbers are stored.
 
     Raises:
-        ValueError: as `jaxflows.save`, and a network whose code is the caller's own.
+        ValueError: as `jaxflows.save`, a network whose code is the caller's own, and a model of nothing but a flow.
         OSError: the folder is missing, full or not writable.
 
     Example:
@@ -46,6 +46,8 @@ def save_incomplete(
     if dtype not in ("float32", "float64"):
         raise ValueError(f"expected dtype to be 'float32' or 'float64'; got {dtype!r}")
     inference = describe_inference(model)
+    if not inference:
+        raise ValueError("expected a model with a network or a classifier; got a flow alone: save it with jaxflows.save")
     tree = {"flow": model.params, **inference_arrays(model)}
     check_saved(flow, tree, inference)
     write_file(path, flow, tree, inference, metadata, dtype)
@@ -62,14 +64,15 @@ def load_incomplete(path: str | os.PathLike[str]) -> tuple[Flow, IncompleteModel
     """
     contents = read_file(path)
     if not contents.inference:
-        raise ModelFileError(f"{path}: holds a flow without an inference network; read it with jaxflows.load")
+        raise ModelFileError(f"{path}: holds a flow without network or classifier; read it with jaxflows.load")
     return contents.flow, incomplete_model(contents), contents.metadata
 
 
 def incomplete_model(contents: Contents) -> IncompleteModel:
-    """The model of a file that has an inference network."""
-    network = network_from({name: value for name, value in contents.inference.items() if name not in ("classes", "mask")})
-    beside = contents.beside
-    posterior = Amortised(network, beside["network"], beside["centre"], beside["spread"])
+    """The model of a file that has an inference network, a classifier or both."""
+    beside, posterior = contents.beside, None
+    if "network" in beside:
+        network = network_from({name: value for name, value in contents.inference.items() if name not in ("classes", "mask")})
+        posterior = Amortised(network, beside["network"], beside["centre"], beside["spread"])
     masking = SelfMasking(beside["mask"], beside["centre"], beside["spread"]) if "mask" in beside else None
     return IncompleteModel(contents.params, posterior, beside.get("head"), masking)

@@ -15,15 +15,21 @@ from jaxflows.networks.prediction_head import PredictionHead, fresh_head
 
 
 def describe_inference(model: IncompleteModel) -> dict[str, Any]:
-    """The network by name and options, and how many classes the head knows; raises ValueError for a foreign network."""
+    """The network by name and options, and how many classes the head knows; raises ValueError for a foreign network.
+
+    Empty for a flow alone.
+    """
     head = {} if model.head is None else {"classes": int(model.head.params["weight"].shape[-1])}
-    return {**describe_network(model.posterior.network), **head, **({} if model.mask is None else {"mask": "self_masking"})}
+    network = {} if model.posterior is None else describe_network(model.posterior.network)
+    return {**network, **head, **({} if model.mask is None else {"mask": "self_masking"})}
 
 
 def inference_arrays(model: IncompleteModel) -> dict[str, Any]:
     """Every array of a model but the flow's."""
     posterior = model.posterior
-    arrays = {"network": posterior.params, "centre": posterior.centre, "spread": posterior.spread}
+    arrays: dict[str, Any] = {}
+    if posterior is not None:
+        arrays = {"network": posterior.params, "centre": posterior.centre, "spread": posterior.spread}
     head = {} if model.head is None else {"head": model.head}
     # what it standardises by is the network's
     return {**arrays, **head, **({} if model.mask is None else {"mask": model.mask.params})}
@@ -37,12 +43,15 @@ def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, An
         raise ValueError(f"expected a model of the mask that is 'self_masking'; got {mask!r}")
     dtype = jnp.result_type(float)
     event = jax.ShapeDtypeStruct(flow.event_shape, dtype)
-    arrays = {
-        "network": network_template(network_from(options), flow.event_shape, dtype),
-        "centre": event,
-        "spread": event,
-        **({} if mask is None else {"mask": {"intercept": event, "slope": event}}),
-    }
+    arrays: dict[str, Any] = {}
+    # a classifier may stand without a network, a model of the mask may not: it standardises by what the network does
+    if options or mask is not None:
+        arrays = {
+            "network": network_template(network_from(options), flow.event_shape, dtype),
+            "centre": event,
+            "spread": event,
+            **({} if mask is None else {"mask": {"intercept": event, "slope": event}}),
+        }
     if classes is None:
         return arrays
     vector: Any = jax.ShapeDtypeStruct((flow.size,), dtype)

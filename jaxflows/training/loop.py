@@ -123,6 +123,7 @@ class Ended(NamedTuple):
         resumed_at: the step a checkpoint was taken up from.
         parts: micro-batches of a step.
         bytes: memory of a step on one device; None where no limit was set.
+        state: after the last step.
     """
 
     params: Params
@@ -130,6 +131,7 @@ class Ended(NamedTuple):
     resumed_at: int
     parts: int
     bytes: int | None
+    state: Any
 
 
 def run(
@@ -179,7 +181,7 @@ def run(
         write = stack.enter_context(writing(writer, description, resumed_at))
         state, done = _steps(options, order, state, done, chosen.program, batch, validate, save, write, bar)
     params = gathered(state.average if options.patience is None else state.best, mesh)
-    return Ended(params, done, resumed_at, chosen.parts, chosen.bytes)
+    return Ended(params, done, resumed_at, chosen.parts, chosen.bytes, state)
 
 
 def _fitting_step(

@@ -1,0 +1,366 @@
+"""Maximum likelihood on rows with holes whose completions move along with the flow that is trained on them.
+
+Fisher's identity says that the gradient of what is wanted is a mean over completions,
+
+    grad log p(y_observed) = E[ grad log p(y) ],   y_hidden ~ p(. | y_observed),
+
+and every row keeps one, from step to step. When a row's turn comes its completion takes a few Hamiltonian moves that leave
+p(y_hidden | y_observed) of the flow as it is by then as it is (`jaxflows.conditional.moves`), and the flow takes a step of Adam
+on the completions of the batch. The flow changes little between two turns, so that the completions follow it: Gu and Kong
+(1998), a stochastic approximation with Markov chains, the persistent chains of Younes (1999) and Tieleman (2008). Completions
+begin as draws of a Gaussian, which also gives the moves their mass. No network, no constraint and no bound: what it takes is a
+flow whose log p is cheap.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from jaxflows.bijectors.base import Params
+from jaxflows.conditional.incomplete_model import IncompleteModel
+from jaxflows.conditional.moves import TARGET_ACCEPTANCE, first_log_step, place, trajectory
+from jaxflows.conditional.row_posteriors import rounded_slots
+from jaxflows.conditional.spreads import Moments, conditional_spread, gaussian_completion, moments_of
+from jaxflows.flows import Flow
+from jaxflows.log_det.estimators import Estimator, power_series
+from jaxflows.metrics.gaussian_baseline import Gaussian
+from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
+from jaxflows.networks.prediction_head import PredictionHead, fresh_head, head_loss, weighted_moments
+from jaxflows.observation import mask
+from jaxflows.precision import at_precision, full_precision
+from jaxflows.sharding import Devices, by_rows, replicated_inside
+from jaxflows.training.fit import initial_params
+from jaxflows.training.fit_report import FitReport, fit_report
+from jaxflows.training.incomplete_data import incomplete_data
+from jaxflows.training.joint_loss import IncompleteBatch
+from jaxflows.training.loop import RunOptions, dtype_of, run
+from jaxflows.training.metrics_writers import MetricsWriter
+from jaxflows.training.rows import digest
+from jaxflows.training.step import Noise, TrainState, constrained_step, negative_log_likelihood, settle
+
+# gradients of log p a move; with the step that the acceptance allows a trajectory is about a quarter of a period
+LEAPFROGS = 3
+
+# of the adaptation of the moves' step; it does not vanish, for the flow goes on changing
+GAIN = 0.05
+
+# rows whose first completions start a flow, and over which the latents' moments are taken for the classifier
+FIRST_ROWS = 1024
+
+
+class MovesReport(NamedTuple):
+    """How training went.
+
+    Attributes:
+        run: losses, steps and time. A loss is -mean log p(y) / d of the batch's completions, in nats per dimension, with the
+            classifier's weighted cross-entropy added; it is no bound on anything, since completions are the flow's own.
+        acceptance: (steps,) mean chance of a move to be accepted.
+        step_size: (steps,) of the leapfrogs, in deviations of the Gaussian's conditional.
+        cross_entropy: (steps,) of the classifier in nats a labelled row; empty without one.
+        empty_rows: rows with nothing observed, which were skipped.
+        labelled_rows: training rows with a label.
+    """
+
+    run: FitReport
+    acceptance: np.ndarray
+    step_size: np.ndarray
+    cross_entropy: np.ndarray
+    empty_rows: int
+    labelled_rows: int
+
+
+class _Chains(NamedTuple):
+    """The completions of all rows (n, *event), which of them have begun (n,), and the logarithm of the moves' step."""
+
+    y: jax.Array
+    begun: jax.Array
+    log_step: jax.Array
+
+
+class _State(NamedTuple):
+    """What changes from step to step."""
+
+    train: TrainState
+    chains: _Chains
+
+    @property
+    def average(self) -> Params:
+        """The averaged parameters."""
+        return self.train.average
+
+    @property
+    def best(self) -> None:
+        """There is no early stop."""
+        return None
+
+
+class _Turn(NamedTuple):
+    """A mini-batch: the numbers of its rows, and the rows."""
+
+    numbers: jax.Array
+    batch: IncompleteBatch
+
+
+def fit_by_moves(
+    key: jax.Array,
+    flow: Flow,
+    data: Any,
+    observed: Any,
+    *,
+    labels: Any = None,
+    head_weight: float = 1e-3,
+    gaussian: Gaussian | None = None,
+    moves: int = 1,
+    params: Params | None = None,
+    noise: Noise | None = None,
+    estimator: Estimator | None = None,
+    epochs: int = 50,
+    batch_size: int = 256,
+    optimizer: optax.GradientTransformation | None = None,
+    learning_rate: float | None = None,
+    warmup: float = 0.02,
+    clip_norm: float = 1.0,
+    ema_decay: float = 0.999,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+    metrics: str | os.PathLike[str] | MetricsWriter | None = None,
+    devices: Devices = None,
+    memory_limit: int | str | None = None,
+    precision: str | None = None,
+) -> tuple[IncompleteModel, MovesReport]:
+    """Train a flow on rows with holes, each with a completion of its own that follows the flow by Hamiltonian moves.
+
+    For flows whose log p is one pass, above all couplings: `jaxflows.flows.whitened_image`, `realnvp`, `neural_spline`. Others
+    take it too, at an exact log-determinant a gradient.
+
+    Args:
+        key: of the initial parameters, the order of rows, noise, first completions and moves.
+        flow: the model, `jaxflows.flows`.
+        data: (n, *event_shape), n >= 2; anything where hidden, NaN too. Integers need ``noise``.
+        observed: (n, *event_shape) boolean, True where observed. A row with nothing observed is skipped and counted.
+        labels: (n,) integers from 0, or -1 where unknown: train a classifier on the latents of the completions beside the flow,
+            as `jaxflows.fit_incomplete` does.
+        head_weight: of its cross-entropy in nats a row, beside log p in nats a dimension. 1 / d weighs a label as what it
+            tells, as part of the event.
+        gaussian: of the events, noise included: completions begin as its draws, and moves have its conditional precision for
+            their mass. It decides what a run costs, not where it ends. None for `jaxflows.metrics.fit_gaussian_pairs`.
+        moves: of each completion in its row's turn.
+        params: where the flow starts; None for ``flow.init`` followed by data-dependent initialisation on first completions.
+        noise: ``(key, batch) -> batch``, as in `jaxflows.fit`, acting on each entry for itself.
+        estimator: of log-determinants in the loss, as in `jaxflows.fit`; what is explicit is exact whatever it is.
+        epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, checkpoint_dir, checkpoint_every,
+        max_seconds, progress, metrics, devices, memory_limit: as in `jaxflows.fit`. In an epoch every row has one turn: it
+            takes several until the completions have left the Gaussian. A checkpoint holds all completions, and so does every
+            device.
+        precision: as in `jaxflows.fit`, of the loss; moves are in full precision.
+
+    Returns:
+        ``(model, report)``; the model has no inference network. `jaxflows.complete` with its defaults completes other rows.
+
+    Raises:
+        ValueError, TypeError: arguments or data that do not fit, before anything is compiled: among them a column that was
+            never observed and, without ``noise``, one with a single value.
+        FloatingPointError: a training loss that is not finite.
+
+    Cost a step and row: one gradient of log p for the parameters, 1 + 3 ``moves`` for the completion, and a factorisation of
+    K x K, K being how many entries are hidden or how many are observed, whichever is less of at most.
+
+    Example:
+        >>> flow = jaxflows.flows.whitened_image(event_shape=(28, 28, 1), hidden=16, dense=128)
+        >>> model, report = fit_by_moves(jax.random.key(0), flow, digits, observed, noise=noise, epochs=10, batch_size=64)
+        >>> filled = jaxflows.complete(key, flow, model.params, rows, seen)
+    """
+    options = RunOptions(
+        epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, None, None, checkpoint_dir,
+        checkpoint_every, max_seconds, progress, metrics, devices, memory_limit, precision,
+    )  # fmt: skip
+    options.check()
+    if moves < 1:
+        raise ValueError(f"expected moves >= 1; got {moves}")
+    if not (np.isfinite(head_weight) and head_weight >= 0):
+        raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
+    if gaussian is not None and tuple(gaussian.event_shape) != flow.event_shape:
+        raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
+    rows = incomplete_data(flow, data, observed, name="data", noisy=noise is not None, labels=labels)
+    classes = int(rows.labels.max(initial=-1)) + 1
+    if labels is not None and classes == 0:
+        raise ValueError("expected a label for some row with something observed; got none")
+    k_init, k_order, k_step, k_move, k_noise = jax.random.split(key, 5)
+    dtype = jnp.result_type(float) if params is None else dtype_of(params)
+    if gaussian is None:
+        values = jnp.asarray(rows.values, dtype)
+        gaussian = fit_gaussian_pairs(np.asarray(values if noise is None else noise(k_noise, values)), rows.observed)
+    moments = moments_of(
+        jnp.asarray(gaussian.mean.reshape(flow.event_shape), dtype), jnp.asarray(gaussian.factor @ gaussian.factor.T, dtype)
+    )
+    hidden_counts = np.sum(~rows.observed.reshape(len(rows.values), -1), axis=1)
+    bounds = (
+        rounded_slots(int(hidden_counts.max()), flow.size), rounded_slots(int(flow.size - hidden_counts.min()), flow.size),
+    )  # fmt: skip
+    batch = rows.batch(dtype)
+
+    order = options.order(k_order, len(rows.values))
+    transformation, schedule = options.transformation(order)
+    if params is None:
+        first = order.epoch(0).reshape(-1)[:FIRST_ROWS]
+        params = initial_params(k_init, flow, _first_completions(k_init, moments, bounds, batch(first), noise), None)
+    start: dict[str, Any] = {"flow": params}
+    if labels is not None:
+        start["head"] = fresh_head(flow.size, classes)
+    mesh = options.mesh()
+    chains = _Chains(
+        jnp.zeros((len(rows.values), *flow.event_shape), dtype), jnp.zeros(len(rows.values), bool),
+        first_log_step(jnp.asarray(hidden_counts.mean())).astype(dtype),
+    )  # fmt: skip
+    loss = _loss(flow, power_series(terms=8) if estimator is None else estimator, head_weight, mesh)
+
+    def step(parts: int) -> Callable[..., tuple[_State, dict[str, jax.Array]]]:
+        update = constrained_step(
+            lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, at_precision(precision, loss(parts)), transformation,
+            schedule, k_step, ema_decay,
+        )  # fmt: skip
+        moved = _moved(flow, moments, bounds, moves, noise, mesh, parts)
+
+        def both(state: _State, turn: _Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
+            params = flow.bijector.constrain(state.train.raw["flow"])
+            chains, completions, acceptance = moved(jax.random.fold_in(k_move, number), params, state.chains, turn)
+            train, losses = update(state.train, (completions, turn.batch.labels), number, position)
+            measured = {"acceptance": acceptance, "step_size": jnp.exp(state.chains.log_step)}
+            return _State(train, chains), losses | measured
+
+        return jax.jit(both, donate_argnums=0)
+
+    description = {
+        "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves,
+        "head_weight": head_weight, "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
+        **options.description(key, order),
+    }  # fmt: skip
+    state: Any = _State(options.state(start, transformation), chains)
+    ended = run(
+        options, order, state, step, lambda numbers: _Turn(jnp.asarray(numbers), batch(numbers)), None, description,
+        "fit by moves",
+    )  # fmt: skip
+    settled = settle(flow, ended.params["flow"])
+    head = None
+    if labels is not None:
+        chains = ended.state.chains
+        head = _head(flow, settled, ended.params["head"], chains.y[np.flatnonzero(chains.begun)[:FIRST_ROWS]])
+    measured = ended.done.others or {}
+    report = MovesReport(
+        run=fit_report(ended, float(flow.bijector.lipschitz(settled))),
+        acceptance=np.asarray(measured["acceptance"]),
+        step_size=np.asarray(measured["step_size"]),
+        cross_entropy=np.asarray(measured.get("cross_entropy", [])),
+        empty_rows=rows.empty,
+        labelled_rows=int(np.sum(rows.labels >= 0)),
+    )
+    return IncompleteModel(settled, None, head), report
+
+
+def _begun(
+    key: jax.Array, moments: Moments, bounds: tuple[int, int], row: jax.Array, observed: jax.Array
+) -> tuple[Any, jax.Array]:
+    """The spread of one row's hidden entries, and a first completion: a draw of the Gaussian given the row."""
+    observation = mask(observed)
+    spread = conditional_spread(moments, observation, *bounds)
+    normal = jax.random.normal(key, (row.size,), row.dtype)
+    event = moments.mean + (moments.factor @ normal).reshape(row.shape)
+    return spread, gaussian_completion(moments, observation, spread, observation.observed_part(row), event)
+
+
+def _first_completions(
+    key: jax.Array, moments: Moments, bounds: tuple[int, int], batch: IncompleteBatch, noise: Noise | None
+) -> np.ndarray:
+    """(b, *event): draws of the Gaussian given each row."""
+    k_noise, k_draw = jax.random.split(key)
+    rows = batch.rows if noise is None else noise(k_noise, batch.rows)
+
+    @jax.jit
+    @full_precision
+    def all_of(moments: Moments, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
+        one = lambda some: _begun(some[0], moments, bounds, *some[1:])[1]  # noqa: E731
+        return jax.lax.map(one, (keys, rows, observed), batch_size=64)
+
+    return np.asarray(all_of(moments, jax.random.split(k_draw, len(rows)), rows, batch.observed))
+
+
+def _moved(
+    flow: Flow, moments: Moments, bounds: tuple[int, int], moves: int, noise: Noise | None, mesh: Mesh | None, parts: int
+) -> Callable[[jax.Array, Params, _Chains, _Turn], tuple[_Chains, jax.Array, jax.Array]]:
+    """``(key, params, chains, turn) -> (chains, completions of the turn (b, *event), mean acceptance)``."""
+
+    def row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begun: jax.Array) -> Any:
+        params, moments, step = shared
+        k_begin, k_move = jax.random.split(key)
+        spread, fresh = _begun(k_begin, moments, bounds, y, observed)
+        # what was observed may have new noise
+        begin = jnp.where(observed, y, jnp.where(begun, before, fresh))
+
+        def one(here: Any, k: jax.Array) -> Any:
+            return trajectory(k, flow, params, spread, here, step, LEAPFROGS)
+
+        ended, chances = jax.lax.scan(one, place(flow, params, spread, begin), jax.random.split(k_move, moves))
+        return jnp.where(observed, y, ended.y), jnp.mean(chances)
+
+    every = by_rows(lambda shared, some: jax.vmap(lambda *own: row(shared, *own))(*some), mesh, parts)
+
+    @full_precision
+    def turn_of(key: jax.Array, params: Params, chains: _Chains, turn: _Turn) -> tuple[_Chains, jax.Array, jax.Array]:
+        k_noise, k_rows = jax.random.split(key)
+        batch, numbers = turn.batch, turn.numbers
+        rows = batch.rows if noise is None else noise(k_noise, batch.rows)
+        keys = jax.random.split(k_rows, len(numbers))
+        own = keys, rows, batch.observed, chains.y[numbers], chains.begun[numbers]
+        completions, chances = every((params, moments, jnp.exp(chains.log_step)), own)
+        # every device keeps all completions
+        whole = replicated_inside(completions, mesh)
+        acceptance = jnp.mean(chances)
+        after = _Chains(
+            chains.y.at[numbers].set(whole), chains.begun.at[numbers].set(True),
+            chains.log_step + GAIN * (acceptance - TARGET_ACCEPTANCE),
+        )  # fmt: skip
+        return after, completions, acceptance
+
+    return turn_of
+
+
+def _loss(
+    flow: Flow, estimator: Estimator, head_weight: float, mesh: Mesh | None
+) -> Callable[[int], Callable[[jax.Array, Any, Any], dict[str, jax.Array]]]:
+    """``micro-batches -> (key, params, (completions, labels)) -> losses``."""
+
+    def encode(params: Params, rows: jax.Array) -> jax.Array:
+        return jax.vmap(lambda y: flow.bijector.transform(params, y).reshape(-1))(rows)
+
+    def with_parts(parts: int) -> Callable[[jax.Array, Any, Any], dict[str, jax.Array]]:
+        likelihood = negative_log_likelihood(flow, estimator, None, mesh, parts)
+        latents = by_rows(encode, mesh, parts)
+
+        def loss(key: jax.Array, params: Any, batch: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
+            completions, labels = batch
+            losses = {"loss": likelihood(key, params["flow"], completions)}
+            if "head" in params:
+                x = latents(params["flow"], completions)
+                entropy = head_loss(params["head"], x, jnp.ones(len(x), bool), labels)
+                losses |= {"loss": losses["loss"] + head_weight * entropy, "cross_entropy": entropy}
+            return losses
+
+        return loss
+
+    return with_parts
+
+
+def _head(flow: Flow, params: Params, head: Params, completions: jax.Array) -> PredictionHead:
+    """The classifier with the moments of the completions' latents."""
+    x = jax.lax.map(lambda y: flow.encode(params, y).reshape(-1), completions, batch_size=64)
+    return PredictionHead(head, *weighted_moments(x, jnp.ones(len(x), x.dtype)))
