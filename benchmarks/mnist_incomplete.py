@@ -10,15 +10,15 @@ What is done stands in the results file: a second start goes on with the rest. R
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
 Ours are two. ``ours`` trains flow and classifier on completions that move along (`jaxflows.fit_by_moves`), first drawn from the
-Gaussian that pairs of observed pixels of all training digits tell of. ``ours_amortised`` starts as that Gaussian
-(`jaxflows.gaussian_start`) and trains flow, network and classifier together from there, as the paper does
-(`jaxflows.fit_incomplete`). Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head
-trained on the incomplete digits) and accuracy_complete_classifier (of the completed mean, by the classifier of
-`misgan-mnist-fid`, trained on complete digits); fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one
-completion of a system without draws, `draws` being False); rmse_mean and rmse_sample, clipped, pooled over missing pixels;
-coverage_90 (of the true pixel, by every second draw; ours model the pixel plus N(0, 0.05^2), and are asked for that, and
-``ours_amortised`` draws in antithetic pairs); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian;
-scaled, their flows train on the first of them), test_rows. Published
+Gaussian that pairs of observed pixels of all training digits tell of; its draws are without the noise of training
+(`jaxflows.denoise`). ``ours_amortised`` starts as that Gaussian (`jaxflows.gaussian_start`) and trains flow, network and
+classifier together from there, as the paper does (`jaxflows.fit_incomplete`). Row keys: system, missing, seed, scaled;
+accuracy_incomplete (of the head trained on the incomplete digits) and accuracy_complete_classifier (of the completed mean, by the
+classifier of `misgan-mnist-fid`, trained on complete digits); fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of
+the one completion of a system without draws, `draws` being False); rmse_mean and rmse_sample, clipped, pooled over missing
+pixels; coverage_90 (of the true pixel, by every second draw; ours model the pixel plus N(0, 0.05^2), and are asked for that by
+draws with the noise, and ``ours_amortised`` draws in antithetic pairs); train_seconds, step_seconds, device; training_rows (of
+ours those of the Gaussian; scaled, their flows train on the first of them), test_rows. Published
 rows have a source and no seed.
 """
 
@@ -41,8 +41,7 @@ from benchmarks.published_mnist import RATES, published_rows
 from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.imputed import Imputed
-from jaxflows import complete, fit_by_moves, fit_incomplete, flows, gaussian_start, predict_labels
-from jaxflows.conditional.completion import Completion
+from jaxflows import complete, denoise, fit_by_moves, fit_incomplete, flows, gaussian_start, predict_labels
 from jaxflows.data import load_array, mcar
 from jaxflows.flows import Flow
 from jaxflows.metrics import Gaussian, fit_gaussian_pairs, interval_coverage, rmse_mean, rmse_sample
@@ -219,13 +218,8 @@ def part_of(problem: Problem, how: Ours, flow: Flow) -> Part:
     )  # fmt: skip
 
 
-def whole(done: Completion) -> np.ndarray:
-    """Solved draws, flattened: (rows, draws, 784)."""
-    return done.solved()[0].reshape(*done.samples.shape[:2], -1)
-
-
 def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
-    """`fit_by_moves` with labels, and moved draws by `complete`."""
+    """`fit_by_moves` with labels, and moved draws by `complete`, denoised."""
     how = sizes.ours["ours"]
     flow = how.flow()
     k_fit, k_draw = jax.random.split(key)
@@ -243,7 +237,13 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
         "turns_a_row": report.run.steps * how.fit["batch_size"] / len(part.train),
         "acceptance": float(done.info.acceptance.mean()), "completion_seconds": time.perf_counter() - began,
     }  # fmt: skip
-    return Imputed(done.mean.reshape(len(problem.test), -1), whole(done), seconds, report.run.steps), about
+    # what was observed has no noise, and counts as it is
+    clean = np.where(part.test_mask[:, None], done.samples, denoise(flow, model.params, done.samples, NOISE))
+    flat = (len(problem.test), sizes.draws, -1)
+    return Imputed(
+        clean.mean(axis=1).reshape(len(problem.test), -1), clean.reshape(flat), seconds, report.run.steps,
+        noisy=done.samples.reshape(flat),
+    ), about  # fmt: skip
 
 
 def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
@@ -272,13 +272,16 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
         "unconverged": float(1 - done.info.converged.mean()), "bound": float(-report.run.validation_losses.min()),
         "completion_seconds": time.perf_counter() - began,
     }  # fmt: skip
-    return Imputed(done.mean.reshape(len(problem.test), -1), whole(done), seconds, len(report.unconverged)), about
+    draws = done.solved()[0].reshape(*done.samples.shape[:2], -1)
+    return Imputed(
+        done.mean.reshape(len(problem.test), -1), draws, seconds, len(report.unconverged), noisy=draws
+    ), about  # fmt: skip
 
 
 OURS = {"ours": ours, "ours_amortised": ours_amortised}
 
 
-def scores(problem: Problem, done: Imputed, noise: float) -> Row:
+def scores(problem: Problem, done: Imputed) -> Row:
     """Every score of completed test digits but the head's."""
     truth, mask = jnp.asarray(problem.test), jnp.asarray(problem.test_mask)
     mean = np.where(problem.test_mask, problem.test, np.clip(done.mean, 0, 1))
@@ -290,9 +293,11 @@ def scores(problem: Problem, done: Imputed, noise: float) -> Row:
     if done.samples is None:
         return row | {"fid_sample": mnist_fid(images)}
     clipped = np.where(problem.test_mask[:, None], problem.test[:, None], np.clip(done.samples, 0, 1))
-    asked = truth + noise * jax.random.normal(jax.random.key(1), truth.shape)
-    # of every system every second draw: ours are antithetic, and only those are independent of each other
-    apart = done.samples[:, ::2]
+    asked, draws = truth, done.samples
+    if done.noisy is not None:
+        asked, draws = truth + NOISE * jax.random.normal(jax.random.key(1), truth.shape), done.noisy
+    # of every system every second draw: antithetic ones are not independent of each other
+    apart = draws[:, ::2]
     return row | {
         "fid_sample": mnist_fid(clipped[:, 0].reshape(-1, *SHAPE)),
         "rmse_sample": float(rmse_sample(jnp.asarray(clipped), truth, mask)),
@@ -314,7 +319,7 @@ def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Si
         done, about = SYSTEMS[system](key, part.train, part.train_mask, part.test, part.test_mask, **options), {}
     return {
         "system": system, "missing": missing, "seed": seed, "scaled": sizes.scaled, **about,
-        **scores(part, done, NOISE if system in OURS else 0.0), "train_seconds": done.seconds,
+        **scores(part, done), "train_seconds": done.seconds,
         "step_seconds": done.seconds / max(1, done.steps), "device": jax.devices()[0].device_kind,
         "training_rows": len(part.train), "test_rows": len(part.test),
     }  # fmt: skip

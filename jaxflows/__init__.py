@@ -21,6 +21,7 @@ models     save, load     one file a model, no code in it; ``save_incomplete`` a
                           classifier that `fit_incomplete` trained, ``save_amortised`` and ``load_amortised`` of a
                           pre-generator trained once
 conditions complete       samples, mean and diagnostics of the missing part, row by row
+           denoise        draws of a flow without the noise it was trained with
            complete_by_mcmc the same by exact Markov chains: the reference for any posterior, slower
            observe        ``observe.mask`` and ``observe.linear``
            measurements   entries, random projections, pooling, grey-scale, blur, cosine and Fourier transforms
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from jaxflows.conditional.complete import complete
     from jaxflows.conditional.complete_by_mcmc import complete_by_mcmc
     from jaxflows.conditional.constraint import solve
+    from jaxflows.conditional.denoise import denoise
     from jaxflows.conditional.fit_posterior import fit_posterior
     from jaxflows.flows import Flow
     from jaxflows.inverse.infer import infer
@@ -73,6 +75,7 @@ __all__ = [
     "complete",
     "complete_by_mcmc",
     "data",
+    "denoise",
     "fit",
     "fit_by_em",
     "fit_by_moves",
@@ -109,6 +112,7 @@ _PLACES = {
     "complete": "jaxflows.conditional.complete:complete",
     "complete_by_mcmc": "jaxflows.conditional.complete_by_mcmc:complete_by_mcmc",
     "data": "jaxflows.data",
+    "denoise": "jaxflows.conditional.denoise:denoise",
     "fit": "jaxflows.training.fit:fit",
     "fit_by_em": "jaxflows.training.monte_carlo_em:fit_by_em",
     "fit_by_moves": "jaxflows.training.fit_by_moves:fit_by_moves",

@@ -17,6 +17,7 @@ from jaxflows import flows
 from jaxflows.conditional.complete import complete
 from jaxflows.sharding import row_mesh
 from jaxflows.training.fit import fit
+from jaxflows.training.fit_by_moves import fit_by_moves
 from jaxflows.training.fit_incomplete import fit_incomplete
 from tests.training.affine_rows import AFFINE, affine_start, gaussian_rows
 
@@ -36,6 +37,9 @@ def outcome(count):
         jax.random.key(1), AFFINE, holes, observed, params=affine_start(holes), validation=0.0, learning_rate=1e-2,
         estimator="exact", batch_size=ODD, **options,
     )  # fmt: skip
+    following, moved = fit_by_moves(
+        jax.random.key(3), AFFINE, holes, observed, params=affine_start(holes), learning_rate=1e-2, batch_size=ODD, **options
+    )
     flow = flows.residual(event_shape=(3,), blocks=1, hidden=4)
     noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
     params, report = fit(
@@ -47,6 +51,7 @@ def outcome(count):
     )  # fmt: skip
     trees = {
         "fit_incomplete": (model.params, model.network_params, joint.run.losses),
+        "fit_by_moves": (following.params, moved.run.losses, moved.acceptance),
         "fit": (params, report.losses, report.validation_losses),
         "complete": (result.samples, result.log_weights, result.info.bound),
     }
@@ -77,7 +82,7 @@ def forced(tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", COUNTS[1:])
-@pytest.mark.parametrize("name", ["fit_incomplete", "fit", "complete"])
+@pytest.mark.parametrize("name", ["fit_incomplete", "fit_by_moves", "fit", "complete"])
 def test_results_do_not_depend_on_the_number_of_devices(forced, name, count):
     one, several = (np.array(forced[0][str(n)][name]) for n in (1, count))
     # rows with nothing hidden have no bound
@@ -94,7 +99,7 @@ def test_devices_meet_outside_of_loops_alone(forced):
     # one program for each kind of training and number of devices: nothing is compiled again when a step's result comes back
     shared = [name for name, text in forced[1].items() if "num_partitions=" in text]
     steps = [name for name in shared if "jit_step." in name]
-    assert len(steps) == 4
+    assert len(steps) == 6
     assert all(found[name] for name in steps)
     # and completing has nothing to say
     draws = [name for name in shared if "draw_rows" in name]

@@ -16,12 +16,14 @@ class Imputed(NamedTuple):
         samples: (n, S, d), its draws; None where it makes none.
         seconds: of training, compilation included; without the completion of the test rows.
         steps: of training: optimiser steps, or rounds of what has none.
+        noisy: (n, S, d), the draws with the noise that the system models a pixel with; None where it models none.
     """
 
     mean: np.ndarray
     samples: np.ndarray | None
     seconds: float
     steps: int
+    noisy: np.ndarray | None = None
 
 
 def checked(rows: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -134,6 +134,8 @@ def _train(
             summary = _fit_complete(options, flow, rows.values, metadata)
         elif by_rounds(options):
             summary = _fitby_rounds(options, flow, rows.values, observed, metadata)
+        elif options.flow in IMAGE_FLOWS:
+            summary = _fit_by_moves(options, flow, rows.values, observed, labels, metadata)
         else:
             summary = _fit_jointly(options, flow, rows.values, observed, labels, metadata)
     except FloatingPointError as error:
@@ -159,7 +161,7 @@ def _train(
 
 
 def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    """The arguments that `fit` and `fit_incomplete` share."""
+    """The arguments that `fit`, `fit_incomplete` and, but for the rows held out, `fit_by_moves` share."""
     import jax
 
     std, cell = options.noise, None if options.bits is None else 2.0**-options.bits
@@ -246,6 +248,34 @@ def _fit_jointly(
     return (
         f"{_held_out(report.run, ' (a bound)')}; {last.mean():.1%} of the last epoch's draws unsolved; "
         f"{report.empty_rows} rows with nothing observed skipped"
+    )
+
+
+def _fit_by_moves(
+    options: argparse.Namespace, flow: Any, values: np.ndarray, observed: np.ndarray, labels: np.ndarray | None,
+    metadata: dict[str, Any],
+) -> str:  # fmt: skip
+    import jax
+
+    from jaxflows.persistence import save, save_incomplete
+    from jaxflows.training.fit_by_moves import fit_by_moves
+
+    settings = _settings(options)
+    del settings["validation"]
+    model, report = fit_by_moves(jax.random.key(options.seed), flow, values, observed, labels=labels, **settings)
+    metadata = metadata | {
+        "labelled_rows": report.labelled_rows, "epochs": settings["epochs"], "observed_share": float(observed.mean()),
+        **_ran(report.run),
+    }  # fmt: skip
+    if model.head is None:
+        save(options.output, flow, model.params, metadata=metadata)
+    else:
+        save_incomplete(options.output, flow, model, metadata=metadata)
+    last = slice(-max(1, report.run.steps // settings["epochs"]), None)
+    return (
+        f"{report.run.steps} steps in {report.run.seconds:.0f} s ({report.run.stopped}); in the last epoch "
+        f"{report.acceptance[last].mean():.0%} of the moves accepted, {-report.run.losses[last].mean():.4f} nats per dimension "
+        f"of completions; {report.empty_rows} rows with nothing observed skipped"
     )
 
 

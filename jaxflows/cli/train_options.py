@@ -29,6 +29,7 @@ EPILOG = """examples:
   jaxflows train --incomplete holes.csv --output table.safetensors --epochs 200 --metrics run.jsonl
   jaxflows train --incomplete holes.csv --output table.safetensors --labels classes.csv
   jaxflows train --incomplete rows.npz --key rows --mask-key observed --output rows.safetensors --posterior gauss_newton
+  jaxflows train --incomplete digits.npz --key images --mask-key observed --output digits.safetensors --flow whitened
 
 DATA may be a folder of images of one size. With --bits pixels are reduced to so many bits and their cells filled evenly
 (uniform dequantisation), and the loss held out is told in bits per dimension on that scale. --paper takes the sizes, bits,
@@ -39,7 +40,8 @@ With --checkpoint a run that was stopped goes on when the same command is given 
 --incomplete trains on rows with holes: NaN entries (empty cells), or what --mask hides. By default flow and inference
 network are trained together, and both are in MODEL: 'jaxflows complete --model MODEL --posterior amortised' uses the network,
 any other posterior the flow alone. With another --posterior the rows are completed and fitted in turn (expectation
-maximisation), and MODEL holds a flow.
+maximisation), and MODEL holds a flow. With --flow whitened or realnvp every row has a completion that moves along with the
+flow, and MODEL holds the flow and, with --labels, a classifier.
 """
 
 
@@ -157,8 +159,9 @@ def check_options(options: argparse.Namespace) -> None:
     if options.paper is not None and options.flow not in (None, "realnvp"):
         raise CommandError(f"--paper {options.paper}: only with --flow realnvp, which it implies")
     flow = "realnvp" if options.paper is not None else options.flow
-    if flow in IMAGE_FLOWS and options.incomplete:
-        raise CommandError(f"--flow {flow}: not with --incomplete, which trains residual flows")
+    for name in ("posterior", "validation"):
+        if flow in IMAGE_FLOWS and options.incomplete and getattr(options, name) is not None:
+            raise CommandError(f"--{name}: not with --flow {flow} and --incomplete, which moves completions and holds none out")
     if options.scales is not None and flow != "realnvp":
         raise CommandError("--scales: only with --flow realnvp")
     if options.dense is not None and flow != "whitened":

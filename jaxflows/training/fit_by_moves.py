@@ -224,21 +224,21 @@ def fit_by_moves(
     )  # fmt: skip
     loss = _loss(flow, power_series(terms=8) if estimator is None else estimator, head_weight, mesh)
 
-    def step(parts: int) -> Callable[..., tuple[_State, dict[str, jax.Array]]]:
+    def step_of(parts: int) -> Callable[..., tuple[_State, dict[str, jax.Array]]]:
         update = constrained_step(
             lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, at_precision(precision, loss(parts)), transformation,
             schedule, k_step, ema_decay,
         )  # fmt: skip
         moved = _moved(flow, moments, bounds, moves, noise, mesh, parts)
 
-        def both(state: _State, turn: _Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
+        def step(state: _State, turn: _Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
             params = flow.bijector.constrain(state.train.raw["flow"])
             chains, completions, acceptance = moved(jax.random.fold_in(k_move, number), params, state.chains, turn)
             train, losses = update(state.train, (completions, turn.batch.labels), number, position)
             measured = {"acceptance": acceptance, "step_size": jnp.exp(state.chains.log_step)}
             return _State(train, chains), losses | measured
 
-        return jax.jit(both, donate_argnums=0)
+        return jax.jit(step, donate_argnums=0)
 
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves,
@@ -247,7 +247,7 @@ def fit_by_moves(
     }  # fmt: skip
     state: Any = _State(options.state(start, transformation), chains)
     ended = run(
-        options, order, state, step, lambda numbers: _Turn(jnp.asarray(numbers), batch(numbers)), None, description,
+        options, order, state, step_of, lambda numbers: _Turn(jnp.asarray(numbers), batch(numbers)), None, description,
         "fit by moves",
     )  # fmt: skip
     settled = settle(flow, ended.params["flow"])

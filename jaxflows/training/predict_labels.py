@@ -16,13 +16,15 @@ def predict_labels(flow: Flow, model: IncompleteModel, completion: Completion) -
 
         P(class | y_observed) ~ mean over draws x of softmax(logits(x))
 
-    over the draws whose constraint was solved, or all where none was. The head was trained on draws of q, not on weighted
-    ones, and so they count alike.
+    over the draws whose constraint was solved, or all where none was. A head of `jaxflows.fit_incomplete` was trained on draws
+    of q, not on weighted ones, and so they count alike; one of `jaxflows.fit_by_moves` on completions as the flow has them, and
+    draws count by their weights.
 
     Args:
         flow: the flow.
         model: trained with labels.
-        completion: of the rows, from ``jaxflows.complete(..., posterior=model.posterior)``.
+        completion: of the rows, from ``jaxflows.complete(..., posterior=model.posterior)``, the posterior being None of a model
+            without a network.
 
     Returns:
         (rows, classes), each row summing to 1.
@@ -40,5 +42,8 @@ def predict_labels(flow: Flow, model: IncompleteModel, completion: Completion) -
 
     chances = np.asarray(jax.jit(lambda samples: jax.lax.map(row, samples))(jnp.asarray(completion.samples)))
     solved = np.isfinite(completion.log_weights)
-    solved = np.where(solved.any(axis=1, keepdims=True), solved, True)
-    return np.sum(chances * solved[..., None], axis=1) / np.sum(solved, axis=1, keepdims=True)
+    counted = np.where(solved.any(axis=1, keepdims=True), solved, True).astype(float)
+    if model.posterior is None:
+        highest = np.max(completion.log_weights, axis=1, keepdims=True, where=solved, initial=-np.inf)
+        counted = np.where(solved, np.exp(completion.log_weights - np.where(np.isfinite(highest), highest, 0.0)), counted)
+    return np.sum(chances * counted[..., None], axis=1) / np.sum(counted, axis=1, keepdims=True)

@@ -75,7 +75,7 @@ def constrained_step(
     schedule: Callable[[jax.Array], jax.Array] | None,
     key: jax.Array,
     ema_decay: float,
-) -> Callable[[TrainState, jax.Array, jax.Array, jax.Array], tuple[TrainState, Any]]:
+) -> Callable[[TrainState, Any, jax.Array, jax.Array], tuple[TrainState, Any]]:
     """A jitted ``(state, batch, step, position) -> (state, losses)``; the state passed in is donated.
 
     The loss is that of ``constrain(raw)``, differentiated through W / max(1, ||W|| / bound): a push that would only

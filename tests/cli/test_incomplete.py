@@ -131,6 +131,37 @@ def test_completion_by_the_network(there):
     np.testing.assert_allclose(result["samples"], again.samples, rtol=1e-6)
 
 
+@pytest.mark.parametrize("labelled", [True, False])
+def test_images_with_holes_train_a_whitened_flow_whose_completions_move_along(tmp_path, monkeypatch, capsys, labelled):
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (24, 4, 4)).astype(np.uint8)
+    observed = np.random.default_rng(1).random(images.shape) < 0.6
+    np.savez("holes.npz", images=images, observed=observed[..., None])
+    np.save("classes.npy", (images[:, 0, 0] > 127).astype(int))
+    labels = ("--labels", "classes.npy") if labelled else ()
+    sizes = ("--flow", "whitened", "--hidden", "4", "--epochs", "2", "--batch-size", "8", "--metrics", "run.jsonl")
+    holes = ("--key", "images", "--mask-key", "observed", "--output", "m.safetensors")
+    assert main(["train", "--incomplete", "holes.npz", *holes, *sizes, *labels]) == 0
+    assert "6 steps in" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
+    assert all(0 < line["acceptance"] <= 1 and line["step_size"] > 0 for line in lines)
+    flow, _, metadata = load("m.safetensors")
+    assert flow.event_shape == (4, 4, 1)
+    assert (metadata["steps"], metadata["noise_std"]) == (6, 0.05)
+    np.save("test.npy", images)
+    scoring = ["evaluate", "test.npy", "--model", "m.safetensors", "--rows", "0:3", "--samples", "2", "--quiet"]
+    if labelled:
+        assert load_incomplete("m.safetensors")[1].posterior is None
+        np.save("three.npy", np.zeros(3, int))
+        assert main([*scoring, "--labels", "three.npy", "--save", "scores.json"]) == 0
+        assert 0 <= json.loads((tmp_path / "scores.json").read_text())["lines"][0]["accuracy"] <= 1
+    else:
+        assert main([*scoring, "--labels", "classes.npy"]) == 2
+        assert "--labels: --model m.safetensors has no classifier" in capsys.readouterr().err
+    assert main([*scoring, "--posterior", "amortised"]) == 2
+    assert "--posterior amortised: --model m.safetensors holds no network" in capsys.readouterr().err
+
+
 class _Stop(Exception):
     pass
 
@@ -166,6 +197,14 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
     [
         (("train", "test.csv", "--mask", "left"), "--mask: only with --incomplete"),
         (("train", "test.csv", "--posterior", "prior"), "--posterior: only with --incomplete"),
+        (
+            ("train", "--incomplete", "holes.npz", "--flow", "whitened", "--validation", "0.2"),
+            "--validation: not with --flow whitened and --incomplete, which moves completions",
+        ),
+        (
+            ("train", "--incomplete", "holes.npz", "--flow", "realnvp", "--posterior", "prior"),
+            "--posterior: not with --flow realnvp and --incomplete, which moves completions",
+        ),
         (("train", "--incomplete", "holes.csv", "--rounds", "3"), "--rounds: only with a --posterior that completes the rows"),
         (
             ("train", "--incomplete", "holes.csv", "--posterior", "prior", "--minutes", "1"),
@@ -219,7 +258,7 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
         (("evaluate", "test.csv", "--model", "digits"), "test.csv: expected rows of shape (64), the events of --model digits"),
         (
             ("complete", "holes.csv", "--model", "plain.safetensors", "--posterior", "amortised"),
-            "--posterior amortised: --model plain.safetensors holds a flow alone",
+            "--posterior amortised: --model plain.safetensors holds no network",
         ),
     ],
 )

@@ -93,6 +93,16 @@ def test_convolutional_networks_and_models_without_a_classifier_come_back(tmp_pa
     assert_same(load_incomplete(tmp_path / "model")[1], model)
 
 
+def test_a_classifier_without_a_network_comes_back_and_a_flow_without_either_is_refused(tmp_path, model):
+    alone = model._replace(posterior=None, mask=None)
+    save_incomplete(tmp_path / "model", FLOW, alone)
+    _, again, _ = load_incomplete(tmp_path / "model")
+    assert again.posterior is None
+    jax.tree.map(np.testing.assert_array_equal, (again.params, again.head), (alone.params, alone.head))
+    with pytest.raises(ValueError, match=r"got a flow alone: save it with jaxflows\.save"):
+        save_incomplete(tmp_path / "none", FLOW, alone._replace(head=None))
+
+
 def test_a_reader_of_plain_flows_takes_the_flow(path, model):
     flow, params, metadata = load(path)
     assert (flow.bijector.spec, metadata) == (FLOW.bijector.spec, {"rows": 7})
@@ -101,7 +111,7 @@ def test_a_reader_of_plain_flows_takes_the_flow(path, model):
 
 def test_a_plain_flow_is_no_incomplete_model_nor_the_other_way_round(tmp_path, model):
     save(tmp_path / "plain", FLOW, model.params)
-    with pytest.raises(ModelFileError, match=r"plain: holds a flow without an inference network; read it with jaxflows\.load"):
+    with pytest.raises(ModelFileError, match=r"plain: holds a flow without network or classifier; read it with jaxflows\.load"):
         load_incomplete(tmp_path / "plain")
     with pytest.raises(ValueError, match="keep all of it with save_incomplete"):
         save(tmp_path / "other", FLOW, model)
