@@ -11,15 +11,17 @@ images, smaller networks and fewer steps, and no match for a paper's numbers; ``
 
 Ours are two. ``ours`` trains flow and classifier on completions that move along (`jaxflows.fit_by_moves`), first drawn from the
 Gaussian that pairs of observed pixels of all training digits tell of; its draws are without the noise of training
-(`jaxflows.denoise`). ``ours_amortised`` starts as that Gaussian (`jaxflows.gaussian_start`) and trains flow, network and
-classifier together from there, as the paper does (`jaxflows.fit_incomplete`). Row keys: system, missing, seed, scaled;
-accuracy_incomplete (of the head trained on the incomplete digits) and accuracy_complete_classifier (of the completed mean, by the
-classifier of `misgan-mnist-fid`, trained on complete digits); fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of
-the one completion of a system without draws, `draws` being False); rmse_mean and rmse_sample, clipped, pooled over missing
-pixels; coverage_90 (of the true pixel, by every second draw; ours model the pixel plus N(0, 0.05^2), and are asked for that by
-draws with the noise, and ``ours_amortised`` draws in antithetic pairs); train_seconds, step_seconds, device; training_rows (of
-ours those of the Gaussian; scaled, their flows train on the first of them), test_rows. Published
-rows have a source and no seed.
+(`jaxflows.denoise`).
+``ours_amortised`` starts as that Gaussian (`jaxflows.gaussian_start`) and trains flow, network and classifier together from
+there, as the paper does (`jaxflows.fit_incomplete`).
+
+Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head trained on the incomplete digits) and
+accuracy_complete_classifier (of the completed mean, by the classifier of `misgan-mnist-fid`, trained on complete digits);
+fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
+False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by every second draw;
+ours model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, and ``ours_amortised`` draws in
+antithetic pairs); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian; scaled, their flows train
+on the first of them), test_rows. Published rows have a source and no seed.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def _check_labels(options: argparse.Namespace, model: Model) -> None:
         if options.labels_key is not None:
             raise CommandError("--labels-key: only with --labels")
         return
-    by_network = model.incomplete is None or model.incomplete.posterior is not None
+    by_network = model.incomplete is not None and model.incomplete.posterior is not None
     if by_network and (options.posterior is None or options.posterior.family != "amortised"):
         raise CommandError("--labels: only with --posterior amortised, on whose draws a classifier is trained")
     if model.incomplete is None or model.incomplete.head is None:

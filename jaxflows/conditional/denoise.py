@@ -29,8 +29,8 @@ def denoise(flow: Flow, params: Params, events: Any, std: float) -> np.ndarray:
 
     Args:
         flow, params: a flow of events with normal noise, such as ``fit(..., noise=)`` trains.
-        events: (..., *event_shape), floating point: draws, completions. What was observed without noise is for the caller to put
-            back, as ``numpy.where(observed, rows, denoised)``.
+        events: (..., *event_shape), floating point: draws, completions. What was observed without noise is for the caller to
+            put back, as ``numpy.where(observed, rows, denoised)``.
         std: standard deviation sigma of the noise of every entry, at least 0; the shipped models' is "noise_std" in their
             metadata.
 

@@ -148,8 +148,6 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
         (("--scales", "2"), "--scales: only with --flow realnvp"),
         (("--flow", "realnvp", "--dense", "4"), "--dense: only with --flow whitened"),
         (("--flow", "realnvp", "--hidden", "4,4"), "--hidden: expected one number of channels"),
-        (("--flow", "realnvp", "--incomplete"), "--flow realnvp: not with --incomplete"),
-        (("--flow", "whitened", "--incomplete"), "--flow whitened: not with --incomplete"),
         (("--flow", "whitened", "--scales", "2"), "--scales: only with --flow realnvp"),
         (("--flow", "whitened", "--paper", "mnist"), "--paper mnist: only with --flow realnvp"),
         (("--flow", "whitened"), "--flow whitened: expected images"),
