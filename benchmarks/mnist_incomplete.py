@@ -138,7 +138,7 @@ SCALED = Sizes(
     {
         "ours": Ours(
             lambda: whitened(16, 128), 20_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, **HEAD, "max_seconds": 900},
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, **HEAD, "max_seconds": 900},
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,

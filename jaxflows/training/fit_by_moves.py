@@ -28,7 +28,15 @@ from jaxflows.bijectors.base import Params
 from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.conditional.moves import TARGET_ACCEPTANCE, first_log_step, place, trajectory
 from jaxflows.conditional.row_posteriors import rounded_slots
-from jaxflows.conditional.spreads import Moments, conditional_spread, gaussian_completion, moments_of
+from jaxflows.conditional.spreads import (
+    Moments,
+    Principal,
+    conditional_spread,
+    gaussian_completion,
+    gaussian_event,
+    moments_of,
+    principal_of,
+)
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.metrics.gaussian_baseline import Gaussian
@@ -118,6 +126,7 @@ def fit_by_moves(
     labels: Any = None,
     head_weight: float = 1e-3,
     gaussian: Gaussian | None = None,
+    rank: int | None = None,
     moves: int = 1,
     params: Params | None = None,
     noise: Noise | None = None,
@@ -154,6 +163,8 @@ def fit_by_moves(
             tells, as part of the event.
         gaussian: of the events, noise included: completions begin as its draws, and moves have its conditional precision for
             their mass. It decides what a run costs, not where it ends. None for `jaxflows.metrics.fit_gaussian_pairs`.
+        rank: how many leading directions of the Gaussian count in first completions and mass, the others being alike, where
+            that is less than is hidden and less than is observed: a turn then factorises ``rank`` rows. None for all.
         moves: of each completion in its row's turn.
         params: where the flow starts; None for ``flow.init`` followed by data-dependent initialisation on first completions.
         noise: ``(key, batch) -> batch``, as in `jaxflows.fit`, acting on each entry for itself.
@@ -173,7 +184,7 @@ def fit_by_moves(
         FloatingPointError: a training loss that is not finite.
 
     Cost a step and row: one gradient of log p for the parameters, 1 + 3 ``moves`` for the completion, and a factorisation of
-    K x K, K being how many entries are hidden or how many are observed, whichever is less of at most.
+    K x K, K being the least of ``rank``, of how many entries are hidden and of how many are observed, at most.
 
     Example:
         >>> flow = jaxflows.flows.whitened_image(event_shape=(28, 28, 1), hidden=16, dense=128)
@@ -191,6 +202,8 @@ def fit_by_moves(
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
     if gaussian is not None and tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
+    if rank is not None and not 1 <= rank < flow.size:
+        raise ValueError(f"expected a rank from 1 to {flow.size - 1}, or None for all directions; got {rank}")
     rows = incomplete_data(flow, data, observed, name="data", noisy=noise is not None, labels=labels)
     classes = int(rows.labels.max(initial=-1)) + 1
     if labels is not None and classes == 0:
@@ -200,13 +213,11 @@ def fit_by_moves(
     if gaussian is None:
         values = jnp.asarray(rows.values, dtype)
         gaussian = fit_gaussian_pairs(np.asarray(values if noise is None else noise(k_noise, values)), rows.observed)
-    moments = moments_of(
-        jnp.asarray(gaussian.mean.reshape(flow.event_shape), dtype), jnp.asarray(gaussian.factor @ gaussian.factor.T, dtype)
-    )
     hidden_counts = np.sum(~rows.observed.reshape(len(rows.values), -1), axis=1)
     bounds = (
         rounded_slots(int(hidden_counts.max()), flow.size), rounded_slots(int(flow.size - hidden_counts.min()), flow.size),
     )  # fmt: skip
+    moments = _moments(gaussian, rank if rank is not None and rank < min(bounds) else None, dtype)
     batch = rows.batch(dtype)
 
     order = options.order(k_order, len(rows.values))
@@ -241,7 +252,7 @@ def fit_by_moves(
         return jax.jit(step, donate_argnums=0)
 
     description = {
-        "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves,
+        "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves, "rank": rank,
         "head_weight": head_weight, "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
         **options.description(key, order),
     }  # fmt: skip
@@ -267,19 +278,25 @@ def fit_by_moves(
     return IncompleteModel(settled, None, head), report
 
 
+def _moments(gaussian: Gaussian, rank: int | None, dtype: Any) -> Moments | Principal:
+    mean, covariance = gaussian.mean.reshape(gaussian.event_shape), gaussian.factor @ gaussian.factor.T
+    if rank is not None:
+        return principal_of(mean, covariance, rank, dtype)
+    return moments_of(jnp.asarray(mean, dtype), jnp.asarray(covariance, dtype))
+
+
 def _begun(
-    key: jax.Array, moments: Moments, bounds: tuple[int, int], row: jax.Array, observed: jax.Array
+    key: jax.Array, moments: Moments | Principal, bounds: tuple[int, int], row: jax.Array, observed: jax.Array
 ) -> tuple[Any, jax.Array]:
     """The spread of one row's hidden entries, and a first completion: a draw of the Gaussian given the row."""
     observation = mask(observed)
     spread = conditional_spread(moments, observation, *bounds)
-    normal = jax.random.normal(key, (row.size,), row.dtype)
-    event = moments.mean + (moments.factor @ normal).reshape(row.shape)
+    event = gaussian_event(key, moments)
     return spread, gaussian_completion(moments, observation, spread, observation.observed_part(row), event)
 
 
 def _first_completions(
-    key: jax.Array, moments: Moments, bounds: tuple[int, int], batch: IncompleteBatch, noise: Noise | None
+    key: jax.Array, moments: Moments | Principal, bounds: tuple[int, int], batch: IncompleteBatch, noise: Noise | None
 ) -> np.ndarray:
     """(b, *event): draws of the Gaussian given each row."""
     k_noise, k_draw = jax.random.split(key)
@@ -287,7 +304,7 @@ def _first_completions(
 
     @jax.jit
     @full_precision
-    def all_of(moments: Moments, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
+    def all_of(moments: Any, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
         one = lambda some: _begun(some[0], moments, bounds, *some[1:])[1]  # noqa: E731
         return jax.lax.map(one, (keys, rows, observed), batch_size=64)
 
@@ -295,7 +312,13 @@ def _first_completions(
 
 
 def _moved(
-    flow: Flow, moments: Moments, bounds: tuple[int, int], moves: int, noise: Noise | None, mesh: Mesh | None, parts: int
+    flow: Flow,
+    moments: Moments | Principal,
+    bounds: tuple[int, int],
+    moves: int,
+    noise: Noise | None,
+    mesh: Mesh | None,
+    parts: int,
 ) -> Callable[[jax.Array, Params, _Chains, _Turn], tuple[_Chains, jax.Array, jax.Array]]:
     """``(key, params, chains, turn) -> (chains, completions of the turn (b, *event), mean acceptance)``."""
 

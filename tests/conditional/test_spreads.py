@@ -9,7 +9,14 @@ import pytest
 
 from jaxflows import measurements
 from jaxflows.conditional.hidden import hidden
-from jaxflows.conditional.spreads import conditional_spread, gaussian_completion, hidden_spread, moments_of
+from jaxflows.conditional.spreads import (
+    conditional_spread,
+    gaussian_completion,
+    gaussian_event,
+    hidden_spread,
+    moments_of,
+    principal_of,
+)
 from jaxflows.observation import mask
 
 KEY = jax.random.key(0)
@@ -57,6 +64,41 @@ def test_a_spread_is_a_root_of_the_conditional_covariance(moments, kind, bounds)
     if kind == "mask":
         np.testing.assert_array_equal(middle[SEEN], known[SEEN])
         np.testing.assert_array_equal(root[SEEN.reshape(-1)], 0.0)
+
+
+@pytest.mark.parametrize("kind", ["mask", "sums"])
+def test_of_principal_components_it_is_a_root_of_their_conditional_covariance(moments, kind):
+    observation, rows = _measured(kind)
+    y = np.linspace(-1.0, 1.0, SIZE)
+    variances = np.linalg.eigvalsh(np.asarray(moments.covariance, float))
+    few = principal_of(np.asarray(moments.mean), np.asarray(moments.covariance), 2, jnp.float32)
+    covariance = float(few.scale) ** 2 * (np.asarray(few.directions @ few.directions.T, float) + np.eye(SIZE))
+    # of the components the variances, of the others the mean
+    np.testing.assert_allclose(
+        np.linalg.eigvalsh(covariance), np.append(np.full(4, variances[:4].mean()), variances[4:]), rtol=1e-5
+    )
+    mean, expected = _conditional(moments._replace(covariance=covariance), rows, y)
+    spread = conditional_spread(few, observation)
+    root = np.asarray(jax.vmap(spread.push, out_axes=-1)(jnp.eye(spread.size))).reshape(SIZE, -1)
+    np.testing.assert_allclose(root @ root.T, expected, atol=2e-4)
+    back = np.asarray(jax.vmap(spread.pull)(jnp.eye(SIZE).reshape(-1, *SHAPE)))
+    np.testing.assert_allclose(back, root, atol=1e-5)
+    known = observation.observed_part(jnp.asarray(y, jnp.float32).reshape(SHAPE))
+    middle = gaussian_completion(few, observation, spread, known, few.mean)
+    np.testing.assert_allclose(middle.reshape(-1), mean, atol=5e-4)
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_a_gaussian_event_has_its_moments(moments, rank):
+    some = (
+        moments if rank is None else principal_of(np.asarray(moments.mean), np.asarray(moments.covariance), rank, jnp.float32)
+    )
+    events = np.asarray(jax.vmap(lambda k: gaussian_event(k, some))(jax.random.split(KEY, 4000))).reshape(4000, -1)
+    if rank is not None:
+        covariance = np.asarray(some.scale**2 * (some.directions @ some.directions.T + jnp.eye(SIZE)), float)
+    assert np.all(np.abs(events.mean(0) - moments.mean.reshape(-1)) < 5 * np.sqrt(np.diag(covariance) / 4000))
+    error = np.sqrt((np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / 4000)
+    assert np.all(np.abs(np.cov(events, rowvar=False) - covariance) < 5 * error)
 
 
 @pytest.mark.parametrize("bounds", [(6, 1), (1, 6), (None, None)])

@@ -69,6 +69,14 @@ def test_completions_that_begin_wrong_end_at_the_greatest_likelihood(run):
     assert model.network_params is None
 
 
+def test_a_mass_of_few_directions_ends_at_the_same_likelihood(tmp_path):
+    gaussian, _ = fit_gaussian_em(ROWS, OBSERVED, shrinkage=1e-9, tol=1e-9)
+    model, _ = fitted(tmp_path, rank=1, labels=None)
+    best = observed_log_likelihood(gaussian, ROWS, OBSERVED).mean()
+    assert best - 0.02 < log_likelihood(model.params, ROWS, OBSERVED) < best
+    assert model.head is None
+
+
 def test_the_classifier_predicts_rows_without_a_label_and_is_kept(run, tmp_path):
     _, model, report = run
     some = OBSERVED.any(axis=1)
@@ -141,6 +149,7 @@ def test_rows_without_holes_are_trained_on_as_they_are():
     ("change", "words"),
     [
         ({"moves": 0}, "expected moves >= 1; got 0"),
+        ({"rank": 3}, "expected a rank from 1 to 2, or None for all directions; got 3"),
         ({"head_weight": -1.0}, "expected a finite head_weight >= 0; got -1.0"),
         ({"gaussian": Gaussian((2,), np.zeros(2), np.eye(2))}, r"expected a Gaussian of events \(3,\); got \(2,\)"),
         ({"labels": np.full(400, -1)}, "expected a label for some row with something observed; got none"),
