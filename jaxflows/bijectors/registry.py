@@ -38,6 +38,7 @@ FAMILIES = {
     "spline_coupling": "spline",
     "squeeze": "squeeze",
     "sylvester": "sylvester",
+    "triangular_affine": "triangular",
     "unsqueeze": "squeeze",
 }
 

@@ -119,7 +119,9 @@ def _train(
         named = "--flow whitened" if options.scales is None else f"--scales {options.scales}"
         try:
             if options.scales is None:
-                flow = flows.whitened_image(event_shape=event_shape, dense=options.dense or 0, **sizes)
+                # of rows with holes second moments are known first, and training begins there
+                whitening = "full" if options.incomplete else "cosine"
+                flow = flows.whitened_image(event_shape=event_shape, dense=options.dense or 0, whitening=whitening, **sizes)
             else:
                 flow = flows.realnvp_image(event_shape=event_shape, scales=options.scales, **sizes)
         except ValueError as error:

@@ -10,8 +10,14 @@ from jaxflows.bijectors.chain import chain
 from jaxflows.bijectors.cosine import cosine_affine
 from jaxflows.bijectors.coupling import affine_coupling, alternating
 from jaxflows.bijectors.squeeze import squeeze
+from jaxflows.bijectors.triangular import triangular_affine
 from jaxflows.factory import factory
 from jaxflows.flows.flow import Flow, flow_of
+
+WHITENINGS = {
+    "cosine": (actnorm(over="element"), cosine_affine()),
+    "full": (actnorm(over="element"), cosine_affine(), triangular_affine()),
+}
 
 
 @factory
@@ -24,8 +30,9 @@ def whitened_image(
     blocks: int = 1,
     dense: int = 0,
     bound: float = 2.0,
+    whitening: str = "cosine",
 ) -> Flow:
-    """A Gaussian in the cosine transform, then affine couplings on patches: of their channels, then on checkerboards.
+    """A Gaussian, then affine couplings on patches: of their channels, then on checkerboards.
 
     An affine map an entry and `jaxflows.bijectors.cosine.cosine_affine`, both started from the first batch, take out the
     correlations as far as they are the same everywhere in an image; couplings start at the identity. So training begins at
@@ -42,6 +49,9 @@ def whitened_image(
             none. Convolutions tell of what is near; where images are small and of few kinds, as digits, what is far tells more
             of a hole than what is near.
         bound: largest |log-scale| of one coupling.
+        whitening: 'cosine', a Gaussian in the cosine transform, or 'full', any Gaussian: what `jaxflows.gaussian_start` is
+            given (`jaxflows.bijectors.triangular.triangular_affine` behind the cosines). For images that are not alike
+            everywhere, and for rows with holes, whose second moments are known long before anything else.
 
     Cost: ``layers`` evaluations of a network either way, on as many places as there are patches, and of the dense ones.
 
@@ -51,10 +61,12 @@ def whitened_image(
         raise ValueError(f"expected a number of layers divisible by 4, half of them of each kind; got {layers}")
     if dense < 0:
         raise ValueError(f"expected dense >= 0; got {dense}")
+    if whitening not in WHITENINGS:
+        raise ValueError(f"expected whitening to be one of {sorted(WHITENINGS)}; got {whitening!r}")
     networks = [("conv", hidden)] + ([("dense", dense)] if dense else [])
     couplings = []
     for network, width in networks:
         make = functools.partial(affine_coupling, hidden=width, blocks=blocks, network=network, bound=bound)
         # of dense ones the halves are the image's upper and lower, the checkerboards every other channel of all patches
         couplings += [alternating(functools.partial(make, split=split), layers // 2) for split in ("half", "checkerboard")]
-    return flow_of(event_shape, chain(actnorm(over="element"), cosine_affine(), squeeze(factor=patch), *couplings))
+    return flow_of(event_shape, chain(*WHITENINGS[whitening], squeeze(factor=patch), *couplings))

@@ -47,6 +47,7 @@ from jaxflows.precision import at_precision, full_precision
 from jaxflows.sharding import Devices, by_rows, replicated_inside
 from jaxflows.training.fit import initial_params
 from jaxflows.training.fit_report import FitReport, fit_report
+from jaxflows.training.gaussian_start import can_start_gaussian, gaussian_start
 from jaxflows.training.incomplete_data import incomplete_data
 from jaxflows.training.joint_loss import IncompleteBatch
 from jaxflows.training.loop import RunOptions, dtype_of, run
@@ -166,7 +167,8 @@ def fit_by_moves(
         rank: how many leading directions of the Gaussian count in first completions and mass, the others being alike, where
             that is less than is hidden and less than is observed: a turn then factorises ``rank`` rows. None for all.
         moves: of each completion in its row's turn.
-        params: where the flow starts; None for ``flow.init`` followed by data-dependent initialisation on first completions.
+        params: where the flow starts; None for the Gaussian (`jaxflows.gaussian_start`) where the flow can be one, else for
+            ``flow.init`` followed by data-dependent initialisation on first completions.
         noise: ``(key, batch) -> batch``, as in `jaxflows.fit`, acting on each entry for itself.
         estimator: of log-determinants in the loss, as in `jaxflows.fit`; what is explicit is exact whatever it is.
         epochs, batch_size, optimizer, learning_rate, warmup, clip_norm, ema_decay, checkpoint_dir, checkpoint_every,
@@ -187,7 +189,7 @@ def fit_by_moves(
     K x K, K being the least of ``rank``, of how many entries are hidden and of how many are observed, at most.
 
     Example:
-        >>> flow = jaxflows.flows.whitened_image(event_shape=(28, 28, 1), hidden=16, dense=128)
+        >>> flow = jaxflows.flows.whitened_image(event_shape=(28, 28, 1), hidden=16, dense=128, whitening="full")
         >>> model, report = fit_by_moves(jax.random.key(0), flow, digits, observed, noise=noise, epochs=10, batch_size=64)
         >>> filled = jaxflows.complete(key, flow, model.params, rows, seen)
     """
@@ -222,7 +224,9 @@ def fit_by_moves(
 
     order = options.order(k_order, len(rows.values))
     transformation, schedule = options.transformation(order)
-    if params is None:
+    if params is None and can_start_gaussian(flow):
+        params = gaussian_start(k_init, flow, gaussian)
+    elif params is None:
         first = order.epoch(0).reshape(-1)[:FIRST_ROWS]
         params = initial_params(k_init, flow, _first_completions(k_init, moments, bounds, batch(first), noise), None)
     start: dict[str, Any] = {"flow": params}

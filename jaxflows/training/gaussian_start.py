@@ -1,6 +1,9 @@
-"""Parameters with which a dense residual flow IS a Gaussian, to begin training where the Gaussian ends.
+"""Parameters with which a flow IS a Gaussian, to begin training where the Gaussian ends.
 
-With C = U diag(lambda) U^T and a scale s, L blocks of h(u) = U diag(delta) U^T u, delta_i = (s / sqrt(lambda_i))^(1/L) - 1, are
+A flow that begins with affine layers, the last of them `jaxflows.bijectors.triangular.triangular_affine`, is one where that is
+the inverse Cholesky factor of what the layers before it leave, and the rest, as couplings do, starts at the identity. Of a
+dense residual flow it takes more. With C = U diag(lambda) U^T and a scale s, L blocks of h(u) = U diag(delta) U^T u,
+delta_i = (s / sqrt(lambda_i))^(1/L) - 1, are
 
     (I + U diag(delta) U^T)^L (y - mean) / s  =  U diag(lambda)^{-1/2} U^T (y - mean),
 
@@ -15,14 +18,17 @@ Source: ours.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from jaxflows.bijectors.base import Params
+from jaxflows.bijectors.registry import from_spec
 from jaxflows.flows import Flow
 from jaxflows.lipschitz.activations import activation
 from jaxflows.lipschitz.networks import MARGIN
@@ -32,23 +38,28 @@ from jaxflows.training.step import settle
 # of the first layer's norm, what hidden units get that the Gaussian leaves unused
 IDLE_SHARE = 0.5
 
+# affine layers that a triangular one may follow, and the draws that they are fitted to
+AFFINE = ("actnorm", "cosine_affine")
+FRONT_DRAWS = 4096
+
 # variances are taken no smaller than this, relative to the largest
 LEAST_VARIANCE = 1e-12
 
 
 def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
-    """Parameters of a dense residual flow under which its density is, about, that of a Gaussian.
+    """Parameters under which the density of a flow is, about, that of a Gaussian.
 
     Args:
-        key: of the weights of hidden units that the Gaussian leaves unused.
-        flow: `jaxflows.flows.residual` with one hidden layer of clipswish and no logit.
+        key: of the weights that the Gaussian leaves unused.
+        flow: `jaxflows.flows.residual` with one hidden layer of clipswish and no logit, or
+            ``jaxflows.flows.whitened_image(..., whitening="full")``.
         gaussian: of the flow's events, such as `jaxflows.metrics.fit_gaussian_pairs`, `fit_gaussian_em` or `fit_gaussian`
             gives; give `jaxflows.fit` or `jaxflows.fit_incomplete` the result as ``params``.
 
     Returns:
-        Parameters inside the flow's Lipschitz constraint. The density is the Gaussian's own where there are as many hidden
-        units as entries and its deviations differ by less than the blocks can stretch; else that of its principal
-        components, stretched as far as they can be.
+        Parameters inside the flow's Lipschitz constraint. The density is the Gaussian's own under couplings. Of residual
+        blocks it is where there are as many hidden units as entries and its deviations differ by less than the blocks can
+        stretch; else that of its principal components, stretched as far as they can be.
 
     Raises:
         ValueError: another flow, or a Gaussian of other events or without any variance.
@@ -60,13 +71,54 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
         >>> start = jf.gaussian_start(jax.random.key(0), flow, gaussian)
         >>> model, report = jf.fit_incomplete(jax.random.key(1), flow, table, ~np.isnan(table), params=start)
     """
-    blocks, hidden, coeff = _options(flow)
+    options = None if _front(flow) >= 0 else _options(flow)
     if tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
     variances, vectors = np.linalg.eigh(np.asarray(gaussian.factor, float) @ np.asarray(gaussian.factor, float).T)
     if not variances[-1] > 0:
         raise ValueError(f"expected a Gaussian with a variance above 0; got {variances[-1]}")
     variances = np.maximum(variances, LEAST_VARIANCE * variances[-1])
+    mean = np.asarray(gaussian.mean, float).reshape(-1)
+    if options is None:
+        return _triangular_start(key, flow, mean, (vectors * variances) @ vectors.T)
+    return _residual_start(key, flow, mean, variances, vectors, *options)
+
+
+def _triangular_start(key: jax.Array, flow: Flow, mean: np.ndarray, covariance: np.ndarray) -> Params:
+    front = _front(flow)
+    before = [from_spec(json.dumps(description)) for description in _layers(flow)[:front]]
+    k_flow, k_draws = jax.random.split(key)
+    params = list(flow.init(k_flow))
+    dtype = jnp.result_type(params[front]["factor"])
+    # the layers before the triangle are fitted to draws: whatever they become, it makes up for
+    root = jnp.asarray(np.linalg.cholesky(covariance), dtype)
+    normal = jax.random.normal(k_draws, (FRONT_DRAWS, flow.size), dtype)
+    rows = (jnp.asarray(mean, dtype) + normal @ root.T).reshape(-1, *flow.event_shape)
+    for number, layer in enumerate(before):
+        params[number] = layer.fit_to_data(params[number], rows)
+        rows = jax.vmap(functools.partial(layer.transform, params[number]))(rows)
+
+    def through(u: jax.Array) -> jax.Array:
+        for number, layer in enumerate(before):
+            u = layer.transform(params[number], u)
+        return u.reshape(-1)
+
+    centre = jnp.asarray(mean.reshape(flow.event_shape), dtype)
+    columns = jax.lax.map(
+        lambda v: jax.jvp(through, (centre,), (v,))[1], jnp.eye(flow.size, dtype=dtype).reshape(-1, *flow.event_shape)
+    )
+    whitened = np.asarray(columns, float).T
+    triangle = np.linalg.inv(np.linalg.cholesky(whitened @ covariance @ whitened.T))
+    factor = np.tril(triangle, -1) + np.diag(np.log(np.diagonal(triangle)))
+    shift = through(centre).reshape(params[front]["shift"].shape)
+    params[front] = {"shift": shift, "factor": jnp.asarray(factor, dtype)}
+    return settle(flow, tuple(params))
+
+
+def _residual_start(
+    key: jax.Array, flow: Flow, mean: np.ndarray, variances: np.ndarray, vectors: np.ndarray, blocks: int, hidden: int,
+    coeff: float,
+) -> Params:  # fmt: skip
     used = min(hidden, flow.size)
     # with all entries the scale of least |delta|; with principal components what the others have left
     left = variances[: flow.size - used]
@@ -83,7 +135,7 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
 
     actnorm, (first, second) = flow.init(key)
     dtype = first["weight"].dtype
-    centre = np.asarray(gaussian.mean, float).reshape(-1) / scale
+    centre = mean / scale
     turned = vectors @ (delta * (vectors.T @ centre))
     bias = np.zeros((blocks, flow.size))
     bias[0] = -centre - turned
@@ -106,13 +158,39 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
     return settle(flow, params)
 
 
+def can_start_gaussian(flow: Flow) -> bool:
+    """Whether `gaussian_start` has parameters of the flow."""
+    if _front(flow) >= 0:
+        return True
+    try:
+        _options(flow)
+    except ValueError:
+        return False
+    return True
+
+
+def _layers(flow: Flow) -> list[dict[str, Any]]:
+    layers: list[dict[str, Any]] = json.loads(flow.bijector.spec).get("layers", [])
+    return layers
+
+
+def _front(flow: Flow) -> int:
+    """How many affine layers are before a triangular one; -1 where a flow begins otherwise."""
+    for number, layer in enumerate(_layers(flow)):
+        if layer["bijector"] == "triangular_affine":
+            return number
+        if layer["bijector"] not in AFFINE:
+            break
+    return -1
+
+
 def _options(flow: Flow) -> tuple[int, int, float]:
     """Blocks, hidden units and Lipschitz constant of `jaxflows.flows.residual`; ValueError for another flow."""
-    layers = json.loads(flow.bijector.spec).get("layers", [])
+    layers = _layers(flow)
     body = layers[1].get("body", {}) if [layer["bijector"] for layer in layers] == ["actnorm", "scan_chain"] else {}
     if body.get("bijector") != "residual_dense" or body["activation"] != "clipswish" or len(body["hidden"]) != 1:
         raise ValueError(
-            "expected a flow of jaxflows.flows.residual with one hidden layer, the activation 'clipswish' and no logit: others "
-            f"cannot start at a Gaussian; got {flow.bijector.spec}"
+            "expected a flow of jaxflows.flows.residual with one hidden layer, the activation 'clipswish' and no logit, or of "
+            f"whitened_image(whitening='full'): others cannot start at a Gaussian; got {flow.bijector.spec}"
         )
     return layers[1]["depth"], body["hidden"][0], body["coeff"]

@@ -14,6 +14,7 @@ from jaxflows.bijectors.invert import invert
 from jaxflows.bijectors.logit import dequantise, logit
 from jaxflows.bijectors.residual import residual_dense
 from jaxflows.bijectors.squeeze import squeeze
+from jaxflows.bijectors.triangular import triangular_affine
 from jaxflows.cosines import cosine_matrix
 
 AXES = {"element": (0,), "channel": (0, 1, 2), "event": (0, 1, 2, 3)}
@@ -181,3 +182,25 @@ def test_cosine_affine_starts_finite_on_one_row_on_constant_channels_and_on_tiny
         layer.init(jax.random.key(0), (4, 4))
     with pytest.raises(ValueError, match="scale_floor > 0"):
         cosine_affine(scale_floor=0.0)
+
+
+def test_triangular_affine_is_the_matrix_of_its_parameters_and_starts_with_its_diagonal_alone():
+    layer = triangular_affine()
+    rng = np.random.default_rng(3)
+    shift, factor = rng.standard_normal((2, 3)), rng.standard_normal((6, 6))
+    triangle = np.tril(factor, -1) + np.diag(np.exp(np.diag(factor)))
+    u = rng.standard_normal((2, 3))
+    params = {"shift": jnp.asarray(shift, jnp.float32), "factor": jnp.asarray(factor, jnp.float32)}
+    got = layer.transform(params, jnp.asarray(u, jnp.float32))
+    np.testing.assert_allclose(np.asarray(got).reshape(-1), triangle @ (u - shift).reshape(-1), rtol=1e-5, atol=1e-5)
+    rows = jnp.asarray(rng.standard_normal((50, 2, 3)) * [[1.0, 2.0, 0.0], [0.1, 5.0, 1.0]] + 3.0, jnp.float32)
+    params = layer.fit_to_data(layer.init(jax.random.key(0), (2, 3)), rows)
+    out = jax.vmap(lambda v: layer.transform(params, v))(rows)
+    np.testing.assert_allclose(jnp.mean(out, axis=0), 0.0, atol=1e-4)
+    # of a constant entry nothing is known
+    np.testing.assert_allclose(jnp.std(out, axis=0), [[1.0, 1.0, 0.0], [1.0, 1.0, 1.0]], atol=1e-4)
+    np.testing.assert_array_equal(params["factor"], np.diag(np.diag(params["factor"])))
+    with pytest.raises(ValueError, match="at least one row"):
+        layer.fit_to_data({}, rows[:0])
+    with pytest.raises(ValueError, match="scale_floor > 0"):
+        triangular_affine(scale_floor=0.0)

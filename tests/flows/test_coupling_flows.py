@@ -56,7 +56,10 @@ def test_a_few_steps_lower_the_loss_and_the_model_comes_back_from_its_file(name,
     jax.tree.map(np.testing.assert_array_equal, restored, params)
 
 
-@pytest.mark.parametrize(("sizes", "message"), [({"layers": 6}, "divisible by 4"), ({"dense": -1}, "dense >= 0; got -1")])
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [({"layers": 6}, "divisible by 4"), ({"dense": -1}, "dense >= 0; got -1"), ({"whitening": "none"}, "got 'none'")],
+)
 def test_sizes_of_whitened_flows_that_cannot_be(sizes, message):
     with pytest.raises(ValueError, match=message):
         flows.whitened_image(event_shape=(8, 8, 1), **sizes)

@@ -43,6 +43,18 @@ def test_with_a_unit_an_entry_the_flow_is_the_gaussian(hidden):
     np.testing.assert_allclose(again[1][0]["weight"], params[1][0]["weight"], atol=1e-5)
 
 
+def test_a_fully_whitened_flow_is_the_gaussian():
+    of = gaussian(48)._replace(event_shape=(4, 4, 3))
+    flow = jf.flows.whitened_image(event_shape=(4, 4, 3), patch=2, layers=4, hidden=4, dense=5, whitening="full")
+    params = jf.gaussian_start(KEY, flow, of)
+    rows = draws(of, 40).reshape(-1, 4, 4, 3)
+    # float32, 48 entries of deviations that differ tenfold
+    expected = observed_log_likelihood(of, rows, np.ones(rows.shape, bool))
+    np.testing.assert_allclose(log_densities(flow, params, rows), expected, atol=5e-4)
+    back, _ = jax.vmap(lambda y: flow.decode(params, flow.encode(params, y)))(jnp.asarray(rows, jnp.float32))
+    np.testing.assert_allclose(back, rows, atol=1e-4)
+
+
 def test_with_fewer_units_it_is_that_of_the_principal_components():
     of = gaussian(6)
     flow = jf.flows.residual(event_shape=(2, 3), blocks=6, hidden=3)
