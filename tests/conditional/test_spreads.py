@@ -90,9 +90,8 @@ def test_of_principal_components_it_is_a_root_of_their_conditional_covariance(mo
 
 @pytest.mark.parametrize("rank", [None, 2])
 def test_a_gaussian_event_has_its_moments(moments, rank):
-    some = (
-        moments if rank is None else principal_of(np.asarray(moments.mean), np.asarray(moments.covariance), rank, jnp.float32)
-    )
+    covariance = np.asarray(moments.covariance, float)
+    some = moments if rank is None else principal_of(np.asarray(moments.mean), covariance, rank, jnp.float32)
     events = np.asarray(jax.vmap(lambda k: gaussian_event(k, some))(jax.random.split(KEY, 4000))).reshape(4000, -1)
     if rank is not None:
         covariance = np.asarray(some.scale**2 * (some.directions @ some.directions.T + jnp.eye(SIZE)), float)
