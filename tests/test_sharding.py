@@ -38,8 +38,9 @@ def outcome(count):
         estimator="exact", batch_size=ODD, **options,
     )  # fmt: skip
     following, moved = fit_by_moves(
-        jax.random.key(3), AFFINE, holes, observed, params=affine_start(holes), learning_rate=1e-2, batch_size=ODD, **options
-    )
+        jax.random.key(3), AFFINE, holes, observed, params=affine_start(holes), learning_rate=1e-2, batch_size=ODD,
+        labels=(rows[:, 0] > 1.0).astype(int), **options,
+    )  # fmt: skip
     flow = flows.residual(event_shape=(3,), blocks=1, hidden=4)
     noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
     params, report = fit(
@@ -51,7 +52,7 @@ def outcome(count):
     )  # fmt: skip
     trees = {
         "fit_incomplete": (model.params, model.network_params, joint.run.losses),
-        "fit_by_moves": (following.params, moved.run.losses, moved.acceptance),
+        "fit_by_moves": (following.params, following.head, moved.run.losses, moved.acceptance),
         "fit": (params, report.losses, report.validation_losses),
         "complete": (result.samples, result.log_weights, result.info.bound),
     }

@@ -44,7 +44,7 @@ from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
 from jaxflows.networks.prediction_head import PredictionHead, fresh_head, head_loss, weighted_moments
 from jaxflows.observation import mask
 from jaxflows.precision import at_precision, full_precision
-from jaxflows.sharding import Devices, by_rows, replicated_inside
+from jaxflows.sharding import Devices, by_rows, gathered, replicated_inside
 from jaxflows.training.fit import initial_params
 from jaxflows.training.fit_report import FitReport, fit_report
 from jaxflows.training.gaussian_start import can_start_gaussian, gaussian_start
@@ -268,7 +268,7 @@ def fit_by_moves(
     settled = settle(flow, ended.params["flow"])
     head = None
     if labels is not None:
-        chains = ended.state.chains
+        chains = gathered(ended.state.chains, mesh)
         head = _head(flow, settled, ended.params["head"], chains.y[np.flatnonzero(chains.begun)[:FIRST_ROWS]])
     measured = ended.done.others or {}
     report = MovesReport(
