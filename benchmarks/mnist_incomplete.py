@@ -51,7 +51,7 @@ from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 
 NAME = "mnist_incomplete"
 NOISE = 0.05
-# of ours, of each draw of a test digit
+# of each draw of a test digit, of ``ours``
 MOVES = 24
 SHAPE = (28, 28)
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.linalg import solve_triangular
 
+from jaxflows.bijectors.actnorm import actnorm
 from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
 from jaxflows.factory import factory
 
@@ -32,6 +33,9 @@ def triangular_affine(*, scale_floor: float = 1e-3) -> Bijector:
     if not scale_floor > 0:
         raise ValueError(f"expected scale_floor > 0; got {scale_floor}")
 
+    # what a batch tells of every entry by itself
+    alone = actnorm(over="element", scale_floor=scale_floor)
+
     def init(key: jax.Array, shape: Shape) -> Params:
         del key
         size = math.prod(shape)
@@ -54,12 +58,9 @@ def triangular_affine(*, scale_floor: float = 1e-3) -> Bijector:
         return jnp.sum(jnp.diagonal(params["factor"]))
 
     def fit_to_data(params: Params, batch: jax.Array) -> Params:
-        if batch.shape[0] == 0:
-            raise ValueError(f"expected at least one row to start from; got a batch of shape {batch.shape}")
-        deviation = jnp.std(batch, axis=0).reshape(-1)
-        floor = jnp.minimum(scale_floor, scale_floor * jnp.max(deviation))
-        deviation = jnp.where(deviation > 0, jnp.maximum(deviation, floor), 1.0)
-        return {"shift": jnp.mean(batch, axis=0), "factor": jnp.diag(-jnp.log(deviation))}
+        del params
+        started = alone.fit_to_data({}, batch)
+        return {"shift": started["shift"], "factor": jnp.diag(started["log_scale"].reshape(-1))}
 
     return layer(
         spec=describe("triangular_affine", scale_floor=scale_floor), init=init, transform=transform, invert=invert,
