@@ -85,7 +85,7 @@ def test_a_joint_gradient_in_micro_batches_is_that_of_the_whole_batch():
     params = {
         "flow": jax.jit(flow.init)(KEY),
         "network": fresh_network(KEY, network, (4,), jnp.float32),
-        "head": fresh_head(4, 2),
+        "head": fresh_head(KEY, (4,), 2),
     }
     params["head"]["weight"] = jax.random.normal(KEY, (4, 2))
     rng = np.random.default_rng(0)

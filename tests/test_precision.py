@@ -101,7 +101,7 @@ def test_training_rounds_outside_of_solves_as_it_is_told(random_params):
     flow, network = FLOWS["residual"], DenseInference((4,))
     zeros, seen = jnp.zeros((2, 6)), jnp.asarray([[True] * 3 + [False] * 3] * 2)
     weights = network.init(KEY, zeros, seen)["params"]
-    params = {"flow": random_params(flow), "network": weights, "head": fresh_head(6, 2)}
+    params = {"flow": random_params(flow), "network": weights, "head": fresh_head(KEY, (6,), 2)}
     posterior = Amortised(network, weights, jnp.zeros(6), jnp.ones(6))
 
     def found(precision):

@@ -238,7 +238,9 @@ def _fit_jointly(
     from jaxflows.training.fit_incomplete import fit_incomplete
 
     settings = _settings(options)
-    model, report = fit_incomplete(jax.random.key(options.seed), flow, values, observed, labels=labels, **settings)
+    model, report = fit_incomplete(
+        jax.random.key(options.seed), flow, values, observed, labels=labels, head_hidden=options.head_hidden or (), **settings
+    )
     metadata = metadata | {
         "labelled_rows": report.labelled_rows,
         "epochs": settings["epochs"],
@@ -264,7 +266,9 @@ def _fit_by_moves(
 
     settings = _settings(options)
     del settings["validation"]
-    model, report = fit_by_moves(jax.random.key(options.seed), flow, values, observed, labels=labels, **settings)
+    model, report = fit_by_moves(
+        jax.random.key(options.seed), flow, values, observed, labels=labels, head_hidden=options.head_hidden or (), **settings
+    )
     metadata = metadata | {
         "labelled_rows": report.labelled_rows, "epochs": settings["epochs"], "observed_share": float(observed.mean()),
         **_ran(report.run),

@@ -111,6 +111,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     holes.add_argument("--labels-key", metavar="NAME", help="which array of the labels' .npz")
     holes.add_argument(
+        "--head-hidden", type=types.widths, metavar="WIDTHS",
+        help="hidden layers of the classifier, 32,64: it then looks at the completed rows",
+    )  # fmt: skip
+    holes.add_argument(
         "--posterior", type=types.posterior, metavar="NAME",
         help="amortised (default), or the posterior that completes the rows in expectation maximisation",
     )  # fmt: skip
@@ -141,7 +145,7 @@ def check_options(options: argparse.Namespace) -> None:
             types.check_writable("--metrics", options.metrics)
         elif options.metrics.exists() and not options.metrics.is_dir():
             raise CommandError(f"--metrics {options.metrics}: expected a file named *.jsonl, or a folder; it is another file")
-    for name in ("mask", "mask_key", "labels", "labels_key", "posterior", "rounds"):
+    for name in ("mask", "mask_key", "labels", "labels_key", "head_hidden", "posterior", "rounds"):
         if not options.incomplete and getattr(options, name) is not None:
             raise CommandError(f"--{name.replace('_', '-')}: only with --incomplete")
     if options.rounds is not None and not by_rounds(options):
@@ -152,8 +156,9 @@ def check_options(options: argparse.Namespace) -> None:
         if by_rounds(options) and getattr(options, name):
             option = name.replace("_", "-")
             raise CommandError(f"--{option}: not with --posterior {options.posterior.text}, which trains by rounds")
-    if options.labels_key is not None and options.labels is None:
-        raise CommandError("--labels-key: only with --labels")
+    for name in ("labels_key", "head_hidden"):
+        if getattr(options, name) is not None and options.labels is None:
+            raise CommandError(f"--{name.replace('_', '-')}: only with --labels")
     if options.mask is not None:
         check_mask(options.mask)
     if options.paper is not None and options.flow not in (None, "realnvp"):

@@ -72,7 +72,9 @@ def incomplete_model(contents: Contents) -> IncompleteModel:
     """The model of a file that has an inference network, a classifier or both."""
     beside, posterior = contents.beside, None
     if "network" in beside:
-        network = network_from({name: value for name, value in contents.inference.items() if name not in ("classes", "mask")})
+        network = network_from(
+            {name: value for name, value in contents.inference.items() if name not in ("classes", "head_hidden", "mask")}
+        )
         posterior = Amortised(network, beside["network"], beside["centre"], beside["spread"])
     masking = SelfMasking(beside["mask"], beside["centre"], beside["spread"]) if "mask" in beside else None
     return IncompleteModel(contents.params, posterior, beside.get("head"), masking)

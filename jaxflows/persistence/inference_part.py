@@ -11,15 +11,18 @@ import jax.numpy as jnp
 from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import describe_network, network_from, network_template
-from jaxflows.networks.prediction_head import PredictionHead, fresh_head
+from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_widths, reads_events
 
 
 def describe_inference(model: IncompleteModel) -> dict[str, Any]:
-    """The network by name and options, and how many classes the head knows; raises ValueError for a foreign network.
+    """The network by name and options, how many classes the head knows, and its hidden layers; empty for a flow alone.
 
-    Empty for a flow alone.
+    Raises:
+        ValueError: a foreign network.
     """
-    head = {} if model.head is None else {"classes": int(model.head.params["weight"].shape[-1])}
+    head: dict[str, Any] = {} if model.head is None else {"classes": int(model.head.params["weight"].shape[-1])}
+    if model.head is not None and reads_events(model.head.params):
+        head["head_hidden"] = head_widths(model.head.params)
     network = {} if model.posterior is None else describe_network(model.posterior.network)
     return {**network, **head, **({} if model.mask is None else {"mask": "self_masking"})}
 
@@ -39,6 +42,7 @@ def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, An
     """Shapes and dtypes of `inference_arrays`; raises ValueError or TypeError where the description makes no sense."""
     options = dict(inference)
     classes, mask = options.pop("classes", None), options.pop("mask", None)
+    widths = [int(width) for width in options.pop("head_hidden", ())]
     if mask not in (None, "self_masking"):
         raise ValueError(f"expected a model of the mask that is 'self_masking'; got {mask!r}")
     dtype = jnp.result_type(float)
@@ -54,5 +58,6 @@ def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, An
         }
     if classes is None:
         return arrays
-    vector: Any = jax.ShapeDtypeStruct((flow.size,), dtype)
-    return {**arrays, "head": PredictionHead(jax.eval_shape(lambda: fresh_head(flow.size, int(classes))), vector, vector)}
+    check_head(flow.event_shape, widths)
+    head = jax.eval_shape(lambda: fresh_head(jax.random.key(0), flow.event_shape, int(classes), widths))
+    return {**arrays, "head": PredictionHead(head, head["scale"], head["scale"])}

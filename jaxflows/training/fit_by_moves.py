@@ -15,7 +15,7 @@ flow whose log p is cheap.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -41,7 +41,7 @@ from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
-from jaxflows.networks.prediction_head import PredictionHead, fresh_head, head_loss, weighted_moments
+from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, reads_events, weighted_moments
 from jaxflows.observation import mask
 from jaxflows.precision import at_precision, full_precision
 from jaxflows.sharding import Devices, by_rows, gathered, replicated_inside
@@ -125,6 +125,7 @@ def fit_by_moves(
     observed: Any,
     *,
     labels: Any = None,
+    head_hidden: Sequence[int] = (),
     head_weight: float = 1e-3,
     gaussian: Gaussian | None = None,
     rank: int | None = None,
@@ -158,8 +159,9 @@ def fit_by_moves(
         flow: the model, `jaxflows.flows`.
         data: (n, *event_shape), n >= 2; anything where hidden, NaN too. Integers need ``noise``.
         observed: (n, *event_shape) boolean, True where observed. A row with nothing observed is skipped and counted.
-        labels: (n,) integers from 0, or -1 where unknown: train a classifier on the latents of the completions beside the flow,
-            as `jaxflows.fit_incomplete` does.
+        labels: (n,) integers from 0, or -1 where unknown: train a classifier on the completions or their latents beside the
+            flow, as `jaxflows.fit_incomplete` does.
+        head_hidden: of the classifier, as in `jaxflows.fit_incomplete`. With hidden layers it takes nothing from the flow.
         head_weight: of its cross-entropy in nats a row, beside log p in nats a dimension. 1 / d weighs a label as what it
             tells, as part of the event.
         gaussian: of the events, noise included: completions begin as its draws, and moves have its conditional precision for
@@ -202,6 +204,7 @@ def fit_by_moves(
         raise ValueError(f"expected moves >= 1; got {moves}")
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
+    check_head(flow.event_shape, head_hidden)
     if gaussian is not None and tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
     if rank is not None and not 1 <= rank < flow.size:
@@ -231,7 +234,7 @@ def fit_by_moves(
         params = initial_params(k_init, flow, _first_completions(k_init, moments, bounds, batch(first), noise), None)
     start: dict[str, Any] = {"flow": params}
     if labels is not None:
-        start["head"] = fresh_head(flow.size, classes)
+        start["head"] = fresh_head(jax.random.fold_in(k_init, 1), flow.event_shape, classes, head_hidden)
     mesh = options.mesh()
     chains = _Chains(
         jnp.zeros((len(rows.values), *flow.event_shape), dtype), jnp.zeros(len(rows.values), bool),
@@ -257,7 +260,8 @@ def fit_by_moves(
 
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves, "rank": rank,
-        "head_weight": head_weight, "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
+        "head_weight": head_weight, "head_hidden": list(head_hidden),
+        "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
         **options.description(key, order),
     }  # fmt: skip
     state: Any = _State(options.state(start, transformation), chains)
@@ -377,8 +381,8 @@ def _loss(
             completions, labels = batch
             losses = {"loss": likelihood(key, params["flow"], completions)}
             if "head" in params:
-                x = latents(params["flow"], completions)
-                entropy = head_loss(params["head"], x, jnp.ones(len(x), bool), labels)
+                t = completions if reads_events(params["head"]) else latents(params["flow"], completions)
+                entropy = head_loss(params["head"], t, jnp.ones(len(t), bool), labels)
                 losses |= {"loss": losses["loss"] + head_weight * entropy, "cross_entropy": entropy}
             return losses
 
@@ -388,6 +392,7 @@ def _loss(
 
 
 def _head(flow: Flow, params: Params, head: Params, completions: jax.Array) -> PredictionHead:
-    """The classifier with the moments of the completions' latents."""
-    x = jax.lax.map(lambda y: flow.encode(params, y).reshape(-1), completions, batch_size=64)
-    return PredictionHead(head, *weighted_moments(x, jnp.ones(len(x), x.dtype)))
+    """The classifier with the moments of the completions or their latents."""
+    encode = lambda y: flow.encode(params, y).reshape(-1)  # noqa: E731
+    t = completions if reads_events(head) else jax.lax.map(encode, completions, batch_size=64)
+    return PredictionHead(head, *weighted_moments(t, jnp.ones(len(t), t.dtype), head))

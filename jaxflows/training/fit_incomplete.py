@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -18,7 +18,7 @@ from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.data.incomplete_rows import check_columns, median_filling, noisy_fill
 from jaxflows.flows import Flow
 from jaxflows.networks.inference_network import fresh_network, inference_network
-from jaxflows.networks.prediction_head import PredictionHead, fresh_head, weighted_moments
+from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, reads_events, weighted_moments
 from jaxflows.networks.self_masking import SelfMasking, fresh_self_masking
 from jaxflows.sharding import Devices
 from jaxflows.solvers.equation import ConstraintSolver
@@ -67,6 +67,7 @@ def fit_incomplete(
     observed: Any,
     *,
     labels: Any = None,
+    head_hidden: Sequence[int] = (),
     head_weight: float = 1.0,
     mask_model: str | None = None,
     params: Params | None = None,
@@ -109,7 +110,10 @@ def fit_incomplete(
         flow: the model, `jaxflows.flows`.
         data: (n, *event_shape), n >= 1; anything where hidden, NaN too. Integers need ``noise``.
         observed: (n, *event_shape) boolean, True where observed. A row with nothing observed is skipped and counted.
-        labels: (n,) integers from 0, or -1 where unknown: train a classifier on the latents, beside the rest.
+        labels: (n,) integers from 0, or -1 where unknown: train a classifier beside the rest (`jaxflows.predict_labels`), a
+            linear map of the latents, as the paper has it, unless there are hidden layers.
+        head_hidden: units (vectors) or channels (images) of each hidden layer of the classifier, which then looks at the
+            completed event (`jaxflows.networks.prediction_head`).
         head_weight: of its cross-entropy in nats a row, beside the bound in nats a dimension.
         mask_model: 'self_masking' where the chance of an entry to be missing may depend on its own value
             (`jaxflows.networks.self_masking`): ``model.mask`` is trained beside the rest, and the bound becomes one on
@@ -156,6 +160,7 @@ def fit_incomplete(
         raise ValueError(f"expected num_samples >= 1, validation_samples >= 1; got {num_samples}, {validation_samples}")
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
+    check_head(flow.event_shape, head_hidden)
     if mask_model not in (None, "self_masking"):
         raise ValueError(f"expected mask_model to be None or 'self_masking'; got {mask_model!r}")
     gradient = gradient_estimator(estimator)
@@ -182,7 +187,7 @@ def fit_incomplete(
     dtype = jnp.result_type(float) if params is None else dtype_of(params)
     start, posterior = _start(k_init, flow, rows, order.epoch(0)[0], params, network, noise, dtype)
     if labels is not None:
-        start["head"] = fresh_head(flow.size, classes)
+        start["head"] = fresh_head(jax.random.fold_in(k_init, 1), flow.event_shape, classes, head_hidden)
     if mask_model is not None:
         start["mask"] = fresh_self_masking(rows.observed, dtype)
 
@@ -214,7 +219,7 @@ def fit_incomplete(
     description = {
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"),
         **held_out.digests("held_out"), "network": repr(posterior.network), "num_samples": num_samples,
-        "validation_samples": validation_samples, "head_weight": head_weight,
+        "validation_samples": validation_samples, "head_weight": head_weight, "head_hidden": list(head_hidden),
         "mask_model": mask_model, **options.description(key, order),
     }  # fmt: skip
     state = options.state(start, transformation)
@@ -240,7 +245,8 @@ def fit_incomplete(
                 parts=ended.parts,
             )
         )
-        head = PredictionHead(ended.params["head"], *_latent_moments(k_head, draw, some, count, order.batch_size))
+        trained = ended.params["head"]
+        head = PredictionHead(trained, *_head_moments(k_head, trained, draw, some, count, order.batch_size))
     measured = ended.done.others or {}
     report = IncompleteReport(
         run=fit_report(ended, float(flow.bijector.lipschitz(settled))),
@@ -274,16 +280,16 @@ def _start(
     return {"flow": params, "network": weights}, posterior
 
 
-def _latent_moments(
-    key: jax.Array, draw: Callable[[jax.Array, IncompleteBatch], AmortisedDraw], batch: Callable[[np.ndarray], IncompleteBatch],
-    count: int, batch_size: int,
+def _head_moments(
+    key: jax.Array, head: Params, draw: Callable[[jax.Array, IncompleteBatch], AmortisedDraw],
+    batch: Callable[[np.ndarray], IncompleteBatch], count: int, batch_size: int,
 ) -> tuple[jax.Array, jax.Array]:  # fmt: skip
-    """Mean and variance of the latents of rows 0 to count, one draw each."""
-    latents, solved = [], []
+    """Mean and variance of what the head looks at of rows 0 to count, one draw each."""
+    seen, solved = [], []
     for number in range(0, count, batch_size):
         rows = np.arange(number, min(number + batch_size, count))
         drawn = draw(jax.random.fold_in(key, number), batch(rows))
-        latents.append(drawn.x.reshape(len(rows), -1))
+        seen.append(drawn.y[:, 0] if reads_events(head) else drawn.x.reshape(len(rows), -1))
         solved.append(drawn.info.converged.reshape(-1))
-    x = jnp.concatenate(latents)
-    return weighted_moments(x, jnp.concatenate(solved).astype(x.dtype))
+    t = jnp.concatenate(seen)
+    return weighted_moments(t, jnp.concatenate(solved).astype(t.dtype), head)

@@ -26,7 +26,7 @@ from jaxflows.for_each_key import for_each_key
 from jaxflows.log_det.estimators import power_series
 from jaxflows.log_det.lanczos import stochastic_lanczos
 from jaxflows.networks.half_precision import HalfPrecision
-from jaxflows.networks.prediction_head import head_loss
+from jaxflows.networks.prediction_head import head_loss, reads_events
 from jaxflows.networks.self_masking import SelfMasking
 from jaxflows.observation import mask
 from jaxflows.precision import at_precision
@@ -185,7 +185,8 @@ def joint_loss(
         }
         if "head" in params:
             labels = jnp.repeat(batch.labels, num_samples)
-            entropy = head_loss(params["head"], drawn.x.reshape(solved.size, -1), solved.reshape(-1), labels, half=half)
+            t = drawn.y.reshape(-1, *flow.event_shape) if reads_events(params["head"]) else drawn.x.reshape(solved.size, -1)
+            entropy = head_loss(params["head"], t, solved.reshape(-1), labels, half=half)
             losses["loss"] = losses["loss"] + head_weight * entropy
             losses["cross_entropy"] = entropy
         return losses

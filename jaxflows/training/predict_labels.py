@@ -1,4 +1,4 @@
-"""Classes of incomplete rows, by the head trained on the latents of incomplete rows (IVCNF Sec. 4.2.1)."""
+"""Classes of incomplete rows, by the head trained beside a flow on incomplete rows (IVCNF Sec. 4.2.1)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ import numpy as np
 from jaxflows.conditional.completion import Completion
 from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.flows import Flow
+from jaxflows.networks.prediction_head import reads_events
 
 
 def predict_labels(flow: Flow, model: IncompleteModel, completion: Completion) -> np.ndarray:
     """Chances of the classes, averaged over the draws of each row.
 
-        P(class | y_observed) ~ mean over draws x of softmax(logits(x))
+        P(class | y_observed) ~ mean over draws of softmax(logits)
 
-    over the draws whose constraint was solved, or all where none was. A head of `jaxflows.fit_incomplete` was trained on draws
-    of q, not on weighted ones, and so they count alike; one of `jaxflows.fit_by_moves` on completions as the flow has them, and
-    draws count by their weights.
+    of their latents, or of the draws themselves where the head has hidden layers, over the draws that were solved, or over all
+    where none was. A head of `jaxflows.fit_incomplete` was trained on draws of q, not on weighted ones, and so they count
+    alike; one of `jaxflows.fit_by_moves` on completions as the flow has them, and draws count by their weights.
 
     Args:
         flow: the flow.
@@ -37,8 +38,8 @@ def predict_labels(flow: Flow, model: IncompleteModel, completion: Completion) -
     head = model.head
 
     def row(y: jax.Array) -> jax.Array:
-        x = jax.vmap(lambda t: flow.encode(model.params, t).reshape(-1))(y)
-        return jax.nn.softmax(head.logits(x))
+        t = y if reads_events(head.params) else jax.vmap(lambda t: flow.encode(model.params, t).reshape(-1))(y)
+        return jax.nn.softmax(head.logits(t))
 
     chances = np.asarray(jax.jit(lambda samples: jax.lax.map(row, samples))(jnp.asarray(completion.samples)))
     solved = np.isfinite(completion.log_weights)

@@ -100,6 +100,23 @@ def test_the_classifier_predicts_rows_without_a_label_and_is_kept(run, tmp_path)
     assert right.mean() > 0.5 + 5 * 0.5 / np.sqrt(right.size)
 
 
+def test_hidden_layers_find_classes_that_no_line_parts(tmp_path):
+    classes = (np.abs(COMPLETE[:, 0] - 1.0) > 0.7).astype(int)
+    chances = {}
+    for hidden in ((), (16,)):
+        model, report = fitted(tmp_path / str(len(hidden)), labels=classes, head_hidden=hidden)
+        save_incomplete(tmp_path / "model", AFFINE, model)
+        flow, again, _ = load_incomplete(tmp_path / "model")
+        assert jax.tree.structure(again.head) == jax.tree.structure(model.head)
+        completion = complete(KEY, flow, again.params, ROWS, OBSERVED, num_samples=8, progress=False)
+        chances[hidden] = predict_labels(flow, again, completion)
+        assert report.cross_entropy[0] == pytest.approx(np.log(2), abs=1e-5)
+    sure = OBSERVED[:, 0]
+    right = {hidden: np.mean(found.argmax(axis=1)[sure] == classes[sure]) for hidden, found in chances.items()}
+    assert right[(16,)] > 0.9
+    assert right[()] < 0.75
+
+
 def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(run, tmp_path):
     directory, model, report = run
     shutil.copytree(directory, tmp_path, dirs_exist_ok=True)
@@ -151,6 +168,7 @@ def test_rows_without_holes_are_trained_on_as_they_are():
         ({"moves": 0}, "expected moves >= 1; got 0"),
         ({"rank": 3}, "expected a rank from 1 to 2, or None for all directions; got 3"),
         ({"head_weight": -1.0}, "expected a finite head_weight >= 0; got -1.0"),
+        ({"head_hidden": (0,)}, r"expected head_hidden to be widths >= 1; got \(0,\)"),
         ({"gaussian": Gaussian((2,), np.zeros(2), np.eye(2))}, r"expected a Gaussian of events \(3,\); got \(2,\)"),
         ({"labels": np.full(400, -1)}, "expected a label for some row with something observed; got none"),
         ({"epochs": 0}, "expected epochs >= 1; got 0"),
