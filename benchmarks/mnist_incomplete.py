@@ -9,9 +9,9 @@ Every pixel of every image is missing by the same chance, in training and test i
 What is done stands in the results file: a second start goes on with the rest. Rows marked ``scaled`` are of a subset of the
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
-Ours are two. ``ours`` trains flow and classifier on completions that move along (`jaxflows.fit_by_moves`), first drawn from the
-Gaussian that pairs of observed pixels of all training digits tell of; its draws are without the noise of training
-(`jaxflows.denoise`).
+Ours are two. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`),
+first drawn from the Gaussian that pairs of observed pixels of all training digits tell of; its draws, four of a chain, are
+without the noise of training (`jaxflows.denoise`).
 ``ours_amortised`` starts as that Gaussian (`jaxflows.gaussian_start`) and trains flow, network and classifier together from
 there, as the paper does (`jaxflows.fit_incomplete`).
 
@@ -19,9 +19,9 @@ Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head traine
 accuracy_complete_classifier (of the completed mean, by the classifier of `misgan-mnist-fid`, trained on complete digits);
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
 False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by every second draw;
-ours model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, and ``ours_amortised`` draws in
-antithetic pairs); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian; scaled, their flows train
-on the first of them), test_rows. Published rows have a source and no seed.
+ours model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, of ``ours`` one a chain, and
+``ours_amortised`` draws in antithetic pairs); train_seconds, step_seconds, device; training_rows (of ours those of the
+Gaussian; scaled, their flows train on the first of them), test_rows. Published rows have a source and no seed.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 
 NAME = "mnist_incomplete"
 NOISE = 0.05
-# of each draw of a test digit, of ``ours``
-MOVES = 24
+# of each chain of a test digit, of ``ours``, and the draws that it gives
+MOVES, DRAWS_A_CHAIN = 24, 4
 SHAPE = (28, 28)
 
 
@@ -88,7 +88,7 @@ class Sizes(NamedTuple):
         scaled: whether this is less than all images and the full sizes.
         train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
         ours: by system, how ours are trained.
-        draws: of ours, a test digit.
+        draws: of ours, a test digit, that are independent of each other, or of ``ours_amortised`` in pairs.
         amortised: whether ``ours_amortised`` draws from what its network says, in place of the Gauss-Newton posterior.
         systems: options of each comparator, and ``train_rows`` of ours.
     """
@@ -115,10 +115,11 @@ def whitened(hidden: int, dense: int, layers: int = 4) -> Flow:
 
 # Adam trains the classifier as fast with any weight, and the flow is spared
 HEAD = {"head_weight": 1e-2}
+LAYERS = HEAD | {"head_hidden": (32, 64)}
 QUICK = Sizes(
     True, 128, 32,
     {
-        "ours": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, **HEAD}),
+        "ours": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, **LAYERS}),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), 128, {"epochs": 1, "batch_size": 64}
         ),
@@ -137,8 +138,8 @@ SCALED = Sizes(
     True, 3000, 500,
     {
         "ours": Ours(
-            lambda: whitened(16, 128), 20_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 256, **HEAD, "max_seconds": 900},
+            lambda: whitened(16, 128), 30_000,
+            {"epochs": 20, "batch_size": 32, "learning_rate": 2e-3, "rank": 64, **LAYERS, "max_seconds": 900},
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
@@ -162,7 +163,7 @@ FULL = Sizes(
     {
         "ours": Ours(
             lambda: whitened(64, 512), 60_000,
-            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, **HEAD, "max_seconds": 200},
+            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, **LAYERS, "max_seconds": 200},
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512), 60_000,
@@ -232,7 +233,10 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     )
     seconds = time.perf_counter() - began
     began = time.perf_counter()
-    done = complete(k_draw, flow, model.params, part.test, part.test_mask, num_samples=sizes.draws, weighted=False, moves=MOVES)
+    done = complete(
+        k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.draws, chains=sizes.draws,
+        weighted=False, moves=MOVES,
+    )  # fmt: skip
     classes = predict_labels(flow, model, done).argmax(axis=-1)
     about = {
         "accuracy_incomplete": float(np.mean(classes == problem.test_labels)),
@@ -241,10 +245,11 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     }  # fmt: skip
     # what was observed has no noise, and counts as it is
     clean = np.where(part.test_mask[:, None], done.samples, denoise(flow, model.params, done.samples, NOISE))
-    flat = (len(problem.test), sizes.draws, -1)
+    count = len(problem.test)
+    # of coverage the last of each chain, which are independent
     return Imputed(
-        clean.mean(axis=1).reshape(len(problem.test), -1), clean.reshape(flat), seconds, report.run.steps,
-        noisy=done.samples.reshape(flat),
+        clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, report.run.steps,
+        noisy=done.samples[:, : sizes.draws].reshape(count, sizes.draws, -1),
     ), about  # fmt: skip
 
 

@@ -21,7 +21,7 @@ _DEFAULTS: dict[str, Any] = {"model": DEFAULT_MODEL, "samples": 32, "seed": 0, "
 _DEFAULT_MASKS = ("missing:0.5", "centre:8")
 _DEFAULT_DIGITS = slice(0, 8)
 _FIXED_BY_RESUME = (
-    "data", "key", "mask", "rows", "scale", "samples", "seed", "posterior", "steps", "anchors", "moves", "antithetic",
+    "data", "key", "mask", "rows", "scale", "samples", "seed", "posterior", "steps", "anchors", "moves", "chains", "antithetic",
     "unweighted",
 )  # fmt: skip
 
@@ -80,6 +80,10 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--moves", type=types.count(0), metavar="N",
         help="Hamiltonian moves of every draw (default: none, but 48 for flows that are explicit both ways of large events)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--chains", type=types.count(1), metavar="N",
+        help="of moves without weights: each gives as many of the draws (default: a chain a draw)",
     )  # fmt: skip
     parser.add_argument("--antithetic", action="store_const", const=True, help="draw in pairs whose errors cancel in the mean")
     parser.add_argument("--unweighted", action="store_const", const=True, help="no weights, no effective sample size: faster")
@@ -155,11 +159,14 @@ def _new_task(options: argparse.Namespace) -> tuple[Task, Completion | None, Mod
     chosen_posterior = posterior_of(posterior, model)
     try:
         family = posterior_choice(chosen_posterior, None, "auto", options.steps).family
-        drawing_plan(model.flow, family, "auto", weighted, options.moves, wanted["antithetic"], wanted["anchors"])
+        drawing_plan(
+            model.flow, family, "auto", weighted, options.moves, wanted["antithetic"], wanted["anchors"], wanted["samples"],
+            options.chains,
+        )  # fmt: skip
     except ValueError as error:
         raise CommandError(str(error)) from None
     settings = wanted | {
-        "moves": options.moves, "weighted": weighted,
+        "moves": options.moves, "chains": options.chains, "weighted": weighted,
         "posterior": posterior, "steps": fit_steps_of(posterior, options.steps), "fingerprint": model.fingerprint,
         "source": rows.source, "masks": list(masks),
     }  # fmt: skip
@@ -196,7 +203,7 @@ def _work(task: Task, before: Completion | None, model: Model, *, progress: bool
     return complete(
         jax.random.key(settings["seed"]), model.flow, model.params, task.rows, task.observed,
         num_samples=settings["samples"], posterior=posterior_of(settings["posterior"], model),
-        fit_steps=settings["steps"], anchors=settings["anchors"], moves=settings["moves"],
+        fit_steps=settings["steps"], anchors=settings["anchors"], moves=settings["moves"], chains=settings["chains"],
         antithetic=settings["antithetic"], weighted=settings["weighted"], resume=before, progress=progress,
     )  # fmt: skip
 

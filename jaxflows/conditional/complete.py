@@ -49,6 +49,7 @@ class _Settings(NamedTuple):
     weighted: bool
     antithetic: bool
     moves: int
+    chains: int | None
 
 
 class _Batch(NamedTuple):
@@ -92,7 +93,8 @@ def _draw_moved_rows(settings: _Settings, params: Params, moments: Moments, batc
         params, moments = shared
         return draw_moved(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
-            moves=settings.moves, moments=moments, max_hidden=settings.max_hidden, max_observed=settings.max_observed,
+            chains=settings.chains, moves=settings.moves, moments=moments, max_hidden=settings.max_hidden,
+            max_observed=settings.max_observed,
         )  # fmt: skip
 
     every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(rows), settings.mesh)
@@ -115,6 +117,7 @@ def complete(
     weighted: bool | None = None,
     antithetic: bool = False,
     moves: int | None = None,
+    chains: int | None = None,
     resume: Completion | None = None,
     progress: bool = True,
     devices: Devices = None,
@@ -155,6 +158,9 @@ def complete(
             events of the flow are moved, made completions by its own second moments (`jaxflows.conditional.moved_events`), of
             which no ``posterior`` or ``partition`` may then be given. None for 48 where draws are not weighed by default, else
             for none.
+        chains: of moves without weights, how many a row has; each gives num_samples / chains draws, its last state and others
+            at even distances in the second half of its moves, which depend on each other: ``mean`` is nearer that of the
+            posterior for the same work, and ``samples[:, :chains]`` are the independent last ones. None for a chain a draw.
         resume: an interrupted result of the same call: its finished rows are kept. The solver may be another.
         progress: show a progress bar with rate and time left.
         devices: over which rows are shared out, each solving its own; None for all of this process.
@@ -166,9 +172,9 @@ def complete(
     Raises:
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
-            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, of a
-            posterior that starts elsewhere than at Gauss-Newton's, or without weights of any that was chosen; a flow to be
-            moved that has no finite events; ``resume`` of another call, the argument named.
+            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, of a posterior
+            that starts elsewhere than at Gauss-Newton's, or without weights of any that was chosen; chains that cannot be; a
+            flow to be moved that has no finite events; ``resume`` of another call, the argument named.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
         K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. A move of a
@@ -180,12 +186,12 @@ def complete(
     if num_samples < 1:
         raise ValueError(f"expected num_samples >= 1; got {num_samples}")
     choice = posterior_choice(posterior, observed, partition, fit_steps)
-    plan = drawing_plan(flow, choice.family, choice.partition, weighted, moves, antithetic, anchors)
+    plan = drawing_plan(flow, choice.family, choice.partition, weighted, moves, antithetic, anchors, num_samples, chains)
     mesh = row_mesh(devices, jax.local_devices())
     params = replicated(params, mesh)
     arrays = {"key": key, "params": params, "rows": measured.given, "observed": measured.what_is_seen()}
     asked = {
-        "num_samples": num_samples, "moves": plan.moves, "weighted": plan.weighted, "antithetic": antithetic,
+        "num_samples": num_samples, "moves": plan.moves, "chains": chains, "weighted": plan.weighted, "antithetic": antithetic,
         "anchors": anchors, "posterior": choice.family.name, "fit_steps": choice.fit_steps, "partition": choice.partition,
     }  # fmt: skip
     call = call_record(asked, arrays | {"network": choice.amortised})
@@ -198,7 +204,7 @@ def complete(
     max_observed = observed_slots(measured, flow.size) if plan.moves and not plan.weighted else flow.size
     settings = _Settings(
         flow, choice.family, solver, choice.partition, max_hidden, max_observed, num_samples, choice.fit_steps, anchors, mesh,
-        plan.weighted, antithetic, plan.moves,
+        plan.weighted, antithetic, plan.moves, chains,
     )  # fmt: skip
     shares = 1 if mesh is None else mesh.size
     at_once = rows_at_once(flow.size * max_hidden, -(-len(work) // shares)) * shares

@@ -29,8 +29,9 @@ class DrawingPlan(NamedTuple):
 
 
 def drawing_plan(
-    flow: Flow, family: Posterior, partition: str, weighted: bool | None, moves: int | None, antithetic: bool, anchors: int
-) -> DrawingPlan:
+    flow: Flow, family: Posterior, partition: str, weighted: bool | None, moves: int | None, antithetic: bool, anchors: int,
+    num_samples: int = 16, chains: int | None = None,
+) -> DrawingPlan:  # fmt: skip
     """Resolve what was left open.
 
     Draws are weighed and not moved, except those of a flow that is explicit both ways with events of more than `MOST_WEIGHED`
@@ -45,6 +46,8 @@ def drawing_plan(
         weighted, moves: likewise, None for nothing.
         antithetic, anchors: as the caller said; with either, with a partition or with another posterior than Gauss-Newton's
             nothing is moved by default.
+
+        num_samples, chains: as the caller said, None for a chain a draw.
 
     Raises:
         ValueError: anchors below 1, several with a posterior or a partition, which are then not free, and moves that cannot be.
@@ -70,8 +73,25 @@ def drawing_plan(
         raise ValueError(
             f"expected weights with moves of {asked}'s draws: without them nothing is drawn from a posterior; got both"
         )
+    if chains is not None and (weighed or not taken):
+        raise ValueError(
+            "expected chains= with moves of draws that are not weighed alone (weighted=False, moves=...); got others"
+        )
+    if chains is not None:
+        check_chains(chains, num_samples, taken)
     note = None
     if moves is None and taken:
         done = f"moved {taken} times" + (" and not weighed" if weighted is None else "")
         note = f"draws were {done}: the flow is explicit both ways, its events have {flow.size} entries"
     return DrawingPlan(weighed, taken, note)
+
+
+def check_chains(chains: int, num_samples: int, moves: int) -> None:
+    """Raise ValueError where so many chains cannot give so many draws each, all of the second half of its moves."""
+    if chains < 1 or num_samples % chains:
+        raise ValueError(f"expected chains that share {num_samples} draws out evenly; got {chains}")
+    each, most = num_samples // chains, moves - moves // 2
+    if each > max(1, most):
+        raise ValueError(
+            f"expected at most {most} draws of a chain of {moves} moves, one a move of the second half; got {each}"
+        )

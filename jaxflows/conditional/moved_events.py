@@ -27,6 +27,7 @@ import numpy as np
 from jaxflows.bijectors.base import Params, no_work
 from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.diagnostics import unweighted
+from jaxflows.conditional.drawing_plan import check_chains
 from jaxflows.conditional.moves import move
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
@@ -136,6 +137,7 @@ def draw_moved(
     y_observed: jax.Array,
     *,
     num_samples: int = 16,
+    chains: int | None = None,
     moves: int,
     moments: Moments | None = None,
     max_hidden: int | None = None,
@@ -150,6 +152,7 @@ def draw_moved(
         observation: from `jaxflows.observe`.
         y_observed: (*event,); its hidden part is ignored and may be NaN.
         num_samples: S.
+        chains: how many there are; each gives S / chains states, of the second half of its moves. S when None.
         moves: trajectories of each, `jaxflows.conditional.moves.move`.
         moments: of the flow, `event_moments`; taken here when None, which under ``vmap`` is once for all rows.
         max_hidden, max_observed: static bounds on the coordinates hidden and observed; the event's size when None.
@@ -157,15 +160,20 @@ def draw_moved(
     Returns:
         The draws, of log-weight 0: ``anchor`` is the mean of the Gaussian's conditional, ``overlap`` and ``report`` are NaN.
         ``solve`` counts neither the moments nor anything unsolved. Cost: that of `conditional_spread` and of the moves.
+
+    Raises:
+        ValueError: chains that cannot be (`jaxflows.conditional.drawing_plan.check_chains`).
     """
+    chains = num_samples if chains is None else chains
+    check_chains(chains, num_samples, moves)
     moments = event_moments(flow, params) if moments is None else moments
     evaluations = moments.evaluations
     moments = jax.tree.map(lambda leaf: leaf.astype(y_observed.dtype), moments)._replace(evaluations=evaluations)
     known = observation.observed_part(y_observed)
     k_begin, k_move = jax.random.split(key)
     spread = conditional_spread(moments, observation, max_hidden, max_observed)
-    begin, middle, spent = conditioned_events(k_begin, flow, params, observation, moments, spread, known, num_samples)
-    moved = move(k_move, flow, params, observation, spread, begin, moves)
+    begin, middle, spent = conditioned_events(k_begin, flow, params, observation, moments, spread, known, chains)
+    moved = move(k_move, flow, params, observation, spread, begin, moves, num_samples // chains)
     samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples)
     log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
     solve = no_work(samples.dtype, evaluations=spent + moved.evaluations)._replace(converged=jnp.ones((), samples.dtype))

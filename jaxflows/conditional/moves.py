@@ -43,7 +43,7 @@ class Moved(NamedTuple):
     """Completions after their moves.
 
     Attributes:
-        samples: (S, *event).
+        samples: (S, *event), or, of several a chain, (kept S, *event): the last states of all chains, then those before.
         acceptance: mean chance of the moves in the second half.
         evaluations: block evaluations spent, a gradient counted as two.
     """
@@ -109,8 +109,9 @@ def first_log_step(dimensions: jax.Array) -> jax.Array:
 
 
 def move(
-    key: jax.Array, flow: Flow, params: Params, observation: Observation, spread: Spread, samples: jax.Array, moves: int
-) -> Moved:
+    key: jax.Array, flow: Flow, params: Params, observation: Observation, spread: Spread, samples: jax.Array, moves: int,
+    kept: int = 1,
+) -> Moved:  # fmt: skip
     """Move every completion of ONE observation by ``moves`` trajectories; a pure function.
 
     Args:
@@ -121,6 +122,8 @@ def move(
         samples: (S, *event), completions: their observed parts are kept.
         moves: trajectories each. In the first half every completion adapts a step of its own, so that one that begins where log
             p is steep is not left there; then they share the median of those, adapted on by ever less.
+        kept: states of each chain that are returned, the last and others before it at even distances in the second half: at
+            most as many as that has moves.
 
     Cost: ``LEAPFROGS`` gradients of log p a move and completion, and as many times S and S^T.
     """
@@ -141,7 +144,18 @@ def move(
     with jax.default_matmul_precision("highest"):
         first = first_log_step(jnp.sum(~observation.observed)).astype(samples.dtype)
         begin = at(samples), jnp.full(len(samples), first)
-        (places, _), rates = jax.lax.scan(one, begin, (jax.random.split(key, moves), jnp.arange(moves)))
+        every: Any = jax.random.split(key, moves), jnp.arange(moves)
+        apart = (moves - moves // 2) // kept
+        before = moves - kept * apart
+        carry, early = jax.lax.scan(one, begin, jax.tree.map(lambda t: t[:before], every))
+
+        def stretch(carry: Any, xs: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
+            carry, rates = jax.lax.scan(one, carry, xs)
+            return carry, (carry[0].y, rates)
+
+        later = jax.tree.map(lambda t: t[before:].reshape(kept, apart, *t.shape[1:]), every)
+        _, (states, late) = jax.lax.scan(stretch, carry, later)
+    rates = jnp.concatenate([early, late.reshape(-1)])
     gradients = len(samples) * (1 + moves * LEAPFROGS)
     spent = jnp.asarray(2 * flow.bijector.blocks * gradients, jnp.int32)
-    return Moved(places.y, jnp.mean(rates[moves // 2 :]), spent)
+    return Moved(states[::-1].reshape(-1, *samples.shape[1:]), jnp.mean(rates[moves // 2 :]), spent)

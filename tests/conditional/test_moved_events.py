@@ -36,12 +36,12 @@ def affine():
     return flow, params, moments_of(jnp.asarray(mean, jnp.float32), jnp.asarray(covariance, jnp.float32))
 
 
-def _check_moments(flow, params, events, seen=SEEN, y=Y):
-    """Mean and covariance of `CHAINS` events, hidden part, against the affine flow's conditional, in standard errors."""
+def _check_moments(flow, params, events, seen=SEEN, y=Y, chains=CHAINS):
+    """Mean and covariance of events, hidden part, against the affine flow's conditional, in standard errors of ``chains``."""
     mean, covariance = conditional_of(*gaussian_of(flow, params), seen, y)
     ends = np.asarray(events)[:, ~seen]
-    assert np.all(np.abs(ends.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / CHAINS))
-    error = np.sqrt((np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / CHAINS)
+    assert np.all(np.abs(ends.mean(0) - mean) < 5 * np.sqrt(np.diag(covariance) / chains))
+    error = np.sqrt((np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / chains)
     assert np.all(np.abs(np.cov(ends, rowvar=False) - covariance) < 5 * error)
 
 
@@ -131,6 +131,36 @@ def test_moved_draws_of_an_affine_flow_are_of_its_conditional(affine, measured):
     assert np.all(np.abs(ends.mean(0) - expected) < 5 * np.sqrt(np.diag(left) / CHAINS))
     error = np.sqrt((np.outer(np.diag(left), np.diag(left)) + left**2) / CHAINS)
     assert np.all(np.abs(np.cov(ends, rowvar=False) - left) < 5 * error)
+
+
+def test_chains_give_several_draws_each_of_which_the_last_come_first(affine):
+    flow, params, moments = affine
+    observation, y, chains = mask(jnp.asarray(SEEN)), jnp.asarray(Y, jnp.float32), 200
+
+    def run(num_samples):
+        return jax.jit(
+            lambda y: draw_moved(
+                KEY, flow, params, observation, y, num_samples=num_samples, chains=chains, moves=9, moments=moments
+            )
+        )(y)
+
+    last, all_of = run(chains), run(4 * chains)
+    np.testing.assert_allclose(all_of.samples[:chains], last.samples, atol=1e-5)
+    np.testing.assert_allclose(all_of.acceptance, last.acceptance, rtol=1e-5)
+    assert all_of.solve.evaluations == last.solve.evaluations
+    assert all_of.log_weights.shape == (4 * chains,)
+    # the second half has five moves, and each state of a chain is another than the one before it
+    states = np.asarray(all_of.samples).reshape(4, chains, 5)[..., ~SEEN]
+    for number in range(4):
+        _check_moments(flow, params, all_of.samples[number * chains : (number + 1) * chains], chains=chains)
+        stayed = np.mean(np.all(states[number] == states[number - 1], axis=1))
+        # a move is accepted three times in four
+        assert stayed < 0.4
+    # a state depends on that before it less than a move of random directions a tenth as long would leave it
+    mean, _ = conditional_of(*gaussian_of(flow, params), SEEN, Y)
+    centred = states - mean
+    correlation = np.sum(centred[0] * centred[1]) / np.sum(centred[0] ** 2)
+    assert correlation < 0.7
 
 
 def test_a_batch_is_moved_row_by_row_and_nothing_is_solved(affine):
