@@ -139,7 +139,7 @@ SCALED = Sizes(
     {
         "ours": Ours(
             lambda: whitened(16, 128), 30_000,
-            {"epochs": 20, "batch_size": 32, "learning_rate": 2e-3, "rank": 64, **LAYERS, "max_seconds": 900},
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, **LAYERS, "max_seconds": 900},
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
