@@ -158,8 +158,8 @@ def complete(
             events of the flow are moved, made completions by its own second moments (`jaxflows.conditional.moved_events`), of
             which no ``posterior`` or ``partition`` may then be given. None for 48 where draws are not weighed by default, else
             for none.
-        chains: of moves without weights, how many a row has; each gives num_samples / chains draws, its last state and others
-            at even distances in the second half of its moves, which depend on each other: ``mean`` is nearer that of the
+        chains: of moves without weights, how many a row has; each gives about num_samples / chains draws, its last state and
+            others at even distances in the second half of its moves, which depend on each other: ``mean`` is nearer that of the
             posterior for the same work, and ``samples[:, :chains]`` are the independent last ones. None for a chain a draw.
         resume: an interrupted result of the same call: its finished rows are kept. The solver may be another.
         progress: show a progress bar with rate and time left.

@@ -87,10 +87,10 @@ def drawing_plan(
 
 
 def check_chains(chains: int, num_samples: int, moves: int) -> None:
-    """Raise ValueError where so many chains cannot give so many draws each, all of the second half of its moves."""
-    if chains < 1 or num_samples % chains:
-        raise ValueError(f"expected chains that share {num_samples} draws out evenly; got {chains}")
-    each, most = num_samples // chains, moves - moves // 2
+    """Raise ValueError where so many chains cannot give so many draws, all of the second half of their moves."""
+    if not 1 <= chains <= num_samples:
+        raise ValueError(f"expected chains from 1 to as many as draws, {num_samples}; got {chains}")
+    each, most = -(-num_samples // chains), moves - moves // 2
     if each > max(1, most):
         raise ValueError(
             f"expected at most {most} draws of a chain of {moves} moves, one a move of the second half; got {each}"

@@ -152,7 +152,8 @@ def draw_moved(
         observation: from `jaxflows.observe`.
         y_observed: (*event,); its hidden part is ignored and may be NaN.
         num_samples: S.
-        chains: how many there are; each gives S / chains states, of the second half of its moves. S when None.
+        chains: how many there are, each giving about S / chains states of the second half of its moves, the last states of all
+            first. S when None.
         moves: trajectories of each, `jaxflows.conditional.moves.move`.
         moments: of the flow, `event_moments`; taken here when None, which under ``vmap`` is once for all rows.
         max_hidden, max_observed: static bounds on the coordinates hidden and observed; the event's size when None.
@@ -173,8 +174,8 @@ def draw_moved(
     k_begin, k_move = jax.random.split(key)
     spread = conditional_spread(moments, observation, max_hidden, max_observed)
     begin, middle, spent = conditioned_events(k_begin, flow, params, observation, moments, spread, known, chains)
-    moved = move(k_move, flow, params, observation, spread, begin, moves, num_samples // chains)
-    samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples)
+    moved = move(k_move, flow, params, observation, spread, begin, moves, -(-num_samples // chains))
+    samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples[:num_samples])
     log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
     solve = no_work(samples.dtype, evaluations=spent + moved.evaluations)._replace(converged=jnp.ones((), samples.dtype))
     same, nan = jnp.full((), PARTITIONS.index("same"), jnp.int32), jnp.full((), jnp.nan, samples.dtype)

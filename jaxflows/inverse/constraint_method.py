@@ -29,6 +29,7 @@ def constraint(
     weighted: bool | None = None,
     antithetic: bool = False,
     moves: int | None = None,
+    chains: int | None = None,
 ) -> Method:
     """`jaxflows.complete` on the measurement, or with Gaussian noise on the flow extended by it (docs/inverse.md).
 
@@ -37,7 +38,7 @@ def constraint(
     holds to rounding.
 
     Args:
-        posterior, fit_steps, solver, partition, anchors, weighted, antithetic, moves: as `jaxflows.complete`.
+        posterior, fit_steps, solver, partition, anchors, weighted, antithetic, moves, chains: as `jaxflows.complete`.
 
     Cost: that of `jaxflows.complete` for one row; with noise all d dimensions of the event are free.
     """
@@ -52,7 +53,7 @@ def constraint(
         done = complete(
             key, whole, params, np.asarray(measurement.values)[None], operator, num_samples=num_samples, posterior=posterior,
             fit_steps=fit_steps, solver=solver, partition=partition, anchors=anchors, weighted=weighted, antithetic=antithetic,
-            moves=moves, progress=False,
+            moves=moves, chains=chains, progress=False,
         )  # fmt: skip
         events = jnp.asarray(done.samples[0]).reshape(num_samples, -1)[:, : flow.size]
         events = events.reshape(num_samples, *flow.event_shape)

@@ -149,6 +149,10 @@ def test_chains_give_several_draws_each_of_which_the_last_come_first(affine):
     np.testing.assert_allclose(all_of.acceptance, last.acceptance, rtol=1e-5)
     assert all_of.solve.evaluations == last.solve.evaluations
     assert all_of.log_weights.shape == (4 * chains,)
+    # of a number that they do not divide, the first states are left out of some
+    uneven = run(2 * chains + 5)
+    np.testing.assert_allclose(uneven.samples[:chains], last.samples, atol=1e-5)
+    assert uneven.samples.shape == (2 * chains + 5, 5)
     # the second half has five moves, and each state of a chain is another than the one before it
     states = np.asarray(all_of.samples).reshape(4, chains, 5)[..., ~SEEN]
     for number in range(4):
