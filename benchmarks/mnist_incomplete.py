@@ -10,7 +10,7 @@ What is done stands in the results file: a second start goes on with the rest. R
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
 Ours are two. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`),
-first drawn from the Gaussian that pairs of observed pixels of all training digits tell of; its draws, four of a chain, are
+first drawn from the Gaussian that pairs of observed pixels of all training digits tell of; its draws, six of a chain, are
 without the noise of training (`jaxflows.denoise`).
 ``ours_amortised`` starts as that Gaussian (`jaxflows.gaussian_start`) and trains flow, network and classifier together from
 there, as the paper does (`jaxflows.fit_incomplete`).
@@ -18,10 +18,10 @@ there, as the paper does (`jaxflows.fit_incomplete`).
 Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head trained on the incomplete digits) and
 accuracy_complete_classifier (of the completed mean, by the classifier of `misgan-mnist-fid`, trained on complete digits);
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
-False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by every second draw;
-ours model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, of ``ours`` one a chain, and
-``ours_amortised`` draws in antithetic pairs); train_seconds, step_seconds, device; training_rows (of ours those of the
-Gaussian; scaled, their flows train on the first of them), test_rows. Published rows have a source and no seed.
+False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by eight draws; ours
+model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, one of a chain of ``ours``, and one of an
+antithetic pair of ``ours_amortised``); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian;
+scaled, their flows train on the first of them), test_rows. Published rows have a source and no seed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 NAME = "mnist_incomplete"
 NOISE = 0.05
 # of each chain of a test digit, of ``ours``, and the draws that it gives
-MOVES, DRAWS_A_CHAIN = 24, 4
+MOVES, DRAWS_A_CHAIN = 24, 6
 SHAPE = (28, 28)
 
 
@@ -88,7 +88,8 @@ class Sizes(NamedTuple):
         scaled: whether this is less than all images and the full sizes.
         train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
         ours: by system, how ours are trained.
-        draws: of ours, a test digit, that are independent of each other, or of ``ours_amortised`` in pairs.
+        draws: of ``ours_amortised``, a test digit.
+        chains: of ``ours``, likewise.
         amortised: whether ``ours_amortised`` draws from what its network says, in place of the Gauss-Newton posterior.
         systems: options of each comparator, and ``train_rows`` of ours.
     """
@@ -98,6 +99,7 @@ class Sizes(NamedTuple):
     test_rows: int
     ours: dict[str, Ours]
     draws: int
+    chains: int
     amortised: bool
     systems: dict[str, dict[str, Any]]
 
@@ -124,7 +126,7 @@ QUICK = Sizes(
             lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), 128, {"epochs": 1, "batch_size": 64}
         ),
     },
-    4, True,
+    4, 2, True,
     {
         "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
         "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
@@ -146,7 +148,7 @@ SCALED = Sizes(
             {"epochs": 20, "batch_size": 64, "optimizer": flow_before_the_rest(2e-6, 2e-3), **HEAD, "max_seconds": 240},
         ),
     },
-    16, False,
+    16, 8, False,
     {
         "ours": {"train_rows": 60_000}, "ours_amortised": {"train_rows": 60_000}, "column_mean": {},
         "gaussian_pairwise": {"train_rows": 60_000}, "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5},
@@ -170,7 +172,7 @@ FULL = Sizes(
             {"epochs": 40, "batch_size": 256, "optimizer": flow_before_the_rest(2e-4, 2e-3), **HEAD, "max_seconds": 240},
         ),
     },
-    16, True,
+    16, 8, True,
     {
         "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
         "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000},
@@ -234,7 +236,7 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     done = complete(
-        k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.draws, chains=sizes.draws,
+        k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.chains, chains=sizes.chains,
         weighted=False, moves=MOVES,
     )  # fmt: skip
     classes = predict_labels(flow, model, done).argmax(axis=-1)
@@ -249,7 +251,7 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     # of coverage the last of each chain, which are independent
     return Imputed(
         clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, report.run.steps,
-        noisy=done.samples[:, : sizes.draws].reshape(count, sizes.draws, -1),
+        noisy=done.samples[:, : sizes.chains].reshape(count, sizes.chains, -1),
     ), about  # fmt: skip
 
 
@@ -281,7 +283,7 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
     }  # fmt: skip
     draws = done.solved()[0].reshape(*done.samples.shape[:2], -1)
     return Imputed(
-        done.mean.reshape(len(problem.test), -1), draws, seconds, len(report.unconverged), noisy=draws
+        done.mean.reshape(len(problem.test), -1), draws, seconds, len(report.unconverged), noisy=draws[:, ::2]
     ), about  # fmt: skip
 
 
@@ -300,11 +302,10 @@ def scores(problem: Problem, done: Imputed) -> Row:
     if done.samples is None:
         return row | {"fid_sample": mnist_fid(images)}
     clipped = np.where(problem.test_mask[:, None], problem.test[:, None], np.clip(done.samples, 0, 1))
-    asked, draws = truth, done.samples
+    # of all but ours as many as of ours
+    asked, apart = truth, done.samples[:, ::2]
     if done.noisy is not None:
-        asked, draws = truth + NOISE * jax.random.normal(jax.random.key(1), truth.shape), done.noisy
-    # of every system every second draw: antithetic ones are not independent of each other
-    apart = draws[:, ::2]
+        asked, apart = truth + NOISE * jax.random.normal(jax.random.key(1), truth.shape), done.noisy
     return row | {
         "fid_sample": mnist_fid(clipped[:, 0].reshape(-1, *SHAPE)),
         "rmse_sample": float(rmse_sample(jnp.asarray(clipped), truth, mask)),
