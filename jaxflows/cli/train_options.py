@@ -107,7 +107,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     holes.add_argument("--mask-key", metavar="NAME", help="which array of the mask's .npz, or of DATA without --mask")
     holes.add_argument(
         "--labels", type=Path, metavar="FILE",
-        help="a class for each row, from 0, or nothing where unknown: train a classifier on the latents beside the rest",
+        help="a class for each row, from 0, or nothing where unknown: train a classifier beside the rest, on the latents",
     )  # fmt: skip
     holes.add_argument("--labels-key", metavar="NAME", help="which array of the labels' .npz")
     holes.add_argument(

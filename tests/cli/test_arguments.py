@@ -46,6 +46,7 @@ def message(capsys, *arguments):
         (("complete", "--resume", "r.npz", "--seed", "3"), "--seed: fixed by --resume r.npz; leave it out"),
         (("complete", "--resume", "r.npz", "--antithetic"), "--antithetic: fixed by --resume r.npz; leave it out"),
         (("complete", "--resume", "r.npz", "--moves", "0"), "--moves: fixed by --resume r.npz; leave it out"),
+        (("complete", "--resume", "r.npz", "--chains", "2"), "--chains: fixed by --resume r.npz; leave it out"),
         (("complete", "--anchors", "0"), "argument --anchors: expected a whole number >= 1; got '0'"),
         (("complete", "d.npy", "--resume", "r.npz"), "DATA: fixed by --resume r.npz; leave it out"),
         (("complete", "none.npy"), "none.npy: cannot be read (No such file"),

@@ -42,7 +42,7 @@ def folder(tmp_path_factory):
     before = os.getcwd()
     os.chdir(place)
     try:
-        labelled = ("--labels", "classes.csv", "--metrics", "run.jsonl")
+        labelled = ("--labels", "classes.csv", "--head-hidden", "5", "--metrics", "run.jsonl")
         assert main(["train", "--incomplete", "holes.csv", "--output", "m.safetensors", *labelled, *SIZE]) == 0
     finally:
         os.chdir(before)
@@ -59,7 +59,9 @@ def there(folder, monkeypatch):
 def test_training_keeps_flow_network_metadata_and_metrics(there):
     flow, model, metadata = load_incomplete("m.safetensors")
     assert flow.event_shape == (3,)
-    assert model.head.params["weight"].shape == (3, 2)
+    # a hidden layer on the rows, and the map from there to two classes
+    assert model.head.params["hidden"]["0"]["kernel"].shape == (3, 5)
+    assert model.head.params["weight"].shape == (5, 2)
     assert (metadata["training_rows"], metadata["epochs"], metadata["steps"]) == (64, 2, 6)
     # a tenth of the rows is held out
     assert 36 <= metadata["labelled_rows"] <= np.sum(LABELS >= 0)
@@ -138,7 +140,7 @@ def test_images_with_holes_train_a_whitened_flow_whose_completions_move_along(tm
     observed = np.random.default_rng(1).random(images.shape) < 0.6
     np.savez("holes.npz", images=images, observed=observed[..., None])
     np.save("classes.npy", (images[:, 0, 0] > 127).astype(int))
-    labels = ("--labels", "classes.npy") if labelled else ()
+    labels = ("--labels", "classes.npy", "--head-hidden", "2,3") if labelled else ()
     sizes = ("--flow", "whitened", "--hidden", "4", "--epochs", "2", "--batch-size", "8", "--metrics", "run.jsonl")
     holes = ("--key", "images", "--mask-key", "observed", "--output", "m.safetensors")
     assert main(["train", "--incomplete", "holes.npz", *holes, *sizes, *labels]) == 0
@@ -151,7 +153,9 @@ def test_images_with_holes_train_a_whitened_flow_whose_completions_move_along(tm
     np.save("test.npy", images)
     scoring = ["evaluate", "test.npy", "--model", "m.safetensors", "--rows", "0:3", "--samples", "2", "--quiet"]
     if labelled:
-        assert load_incomplete("m.safetensors")[1].posterior is None
+        _, model, _ = load_incomplete("m.safetensors")
+        assert model.posterior is None
+        assert model.head.params["hidden"]["1"]["kernel"].shape == (3, 3, 2, 3)
         np.save("three.npy", np.zeros(3, int))
         assert main([*scoring, "--labels", "three.npy", "--save", "scores.json"]) == 0
         assert 0 <= json.loads((tmp_path / "scores.json").read_text())[0]["accuracy"] <= 1
@@ -230,6 +234,8 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
             "--metrics test.csv: expected a file named *.jsonl, or",
         ),
         (("train", "test.csv", "--labels", "classes.csv"), "--labels: only with --incomplete"),
+        (("train", "test.csv", "--head-hidden", "4"), "--head-hidden: only with --incomplete"),
+        (("train", "--incomplete", "holes.csv", "--head-hidden", "4"), "--head-hidden: only with --labels"),
         (
             ("train", "--incomplete", "holes.csv", "--labels", "test.csv"),
             "--labels test.csv: expected 64 labels, one for each row",

@@ -138,6 +138,9 @@ def test_what_cannot_be_saved_is_refused(tmp_path, make, model):
         ({"widths": [9]}, "expected tensor 'network/Dense_0/bias' of shape \\[9\\]; got \\[8\\]"),
         ({"classes": 4}, "expected tensor 'head/params/weight' of shape \\[4, 4\\]; got \\[4, 3\\]"),
         ({"classes": "many"}, "describes no flow"),
+        ({"head_hidden": "wide"}, "describes no flow"),
+        ({"head_hidden": [0]}, "describes no flow .*expected head_hidden to be widths >= 1"),
+        ({"head_hidden": [5]}, "expected tensor"),
         ({"code": "print()"}, "describes no flow .*with its options"),
     ],
 )
