@@ -83,7 +83,7 @@ def add_command(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--chains", type=types.count(1), metavar="N",
-        help="of moves without weights: each gives as many of the draws (default: a chain a draw)",
+        help="how many chains the draws of --unweighted --moves are of (default: as many as draws)",
     )  # fmt: skip
     parser.add_argument("--antithetic", action="store_const", const=True, help="draw in pairs whose errors cancel in the mean")
     parser.add_argument("--unweighted", action="store_const", const=True, help="no weights, no effective sample size: faster")

@@ -74,9 +74,7 @@ def drawing_plan(
             f"expected weights with moves of {asked}'s draws: without them nothing is drawn from a posterior; got both"
         )
     if chains is not None and (weighed or not taken):
-        raise ValueError(
-            "expected chains= with moves of draws that are not weighed alone (weighted=False, moves=...); got others"
-        )
+        raise ValueError(f"expected weighted=False and moves= with chains=; got weighted={weighed}, moves={taken}")
     if chains is not None:
         check_chains(chains, num_samples, taken)
     note = None

@@ -141,21 +141,21 @@ def move(
         gain = (number + 1.0) ** GAIN_POWER
         return (places, log_steps + gain * (told - TARGET_ACCEPTANCE)), jnp.mean(chances)
 
+    apart = max(1, (moves - moves // 2) // kept)
+
+    def and_keep(carry: Any, xs: Any) -> tuple[Any, jax.Array]:
+        carry, states = carry
+        carry, rate = one(carry, xs)
+        left = moves - 1 - xs[1]
+        # one that is not kept is put beyond the end, where it is dropped
+        slot = jnp.where(left % apart == 0, left // apart, kept)
+        return (carry, states.at[slot].set(carry[0].y, mode="drop")), rate
+
     with jax.default_matmul_precision("highest"):
         first = first_log_step(jnp.sum(~observation.observed)).astype(samples.dtype)
         begin = at(samples), jnp.full(len(samples), first)
-        every: Any = jax.random.split(key, moves), jnp.arange(moves)
-        apart = (moves - moves // 2) // kept
-        before = moves - kept * apart
-        carry, early = jax.lax.scan(one, begin, jax.tree.map(lambda t: t[:before], every))
-
-        def stretch(carry: Any, xs: Any) -> tuple[Any, tuple[jax.Array, jax.Array]]:
-            carry, rates = jax.lax.scan(one, carry, xs)
-            return carry, (carry[0].y, rates)
-
-        later = jax.tree.map(lambda t: t[before:].reshape(kept, apart, *t.shape[1:]), every)
-        _, (states, late) = jax.lax.scan(stretch, carry, later)
-    rates = jnp.concatenate([early, late.reshape(-1)])
+        carry = begin, jnp.broadcast_to(samples, (kept, *samples.shape))
+        (_, states), rates = jax.lax.scan(and_keep, carry, (jax.random.split(key, moves), jnp.arange(moves)))
     gradients = len(samples) * (1 + moves * LEAPFROGS)
     spent = jnp.asarray(2 * flow.bijector.blocks * gradients, jnp.int32)
-    return Moved(states[::-1].reshape(-1, *samples.shape[1:]), jnp.mean(rates[moves // 2 :]), spent)
+    return Moved(states.reshape(-1, *samples.shape[1:]), jnp.mean(rates[moves // 2 :]), spent)

@@ -4,9 +4,9 @@
 
 Without hidden layers t is the flattened latent and net is nothing: batch normalisation and a linear map without bias. The paper
 squeezes the latent first, which only puts its entries into another order, and a linear map of all of them does not see their
-order. With hidden layers t is the event, whose neighbouring pixels say more of a class together than latents do one by one, and
-whose classifier takes nothing away from the flow; net are dense layers for vectors, 3x3 convolutions of stride 2 for images,
-each with a ReLU, and mean and variance are those of a column, or of all pixels of a channel.
+order. With hidden layers t is the event, whose neighbouring pixels say more of a class together than latents do one by one; net
+are dense layers for vectors, 3x3 convolutions of stride 2 for images, each with a ReLU, and mean and variance are those of a
+column, or of all pixels of a channel.
 """
 
 from __future__ import annotations

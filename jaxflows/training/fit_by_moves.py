@@ -161,7 +161,7 @@ def fit_by_moves(
         observed: (n, *event_shape) boolean, True where observed. A row with nothing observed is skipped and counted.
         labels: (n,) integers from 0, or -1 where unknown: train a classifier on the completions or their latents beside the
             flow, as `jaxflows.fit_incomplete` does.
-        head_hidden: of the classifier, as in `jaxflows.fit_incomplete`. With hidden layers it takes nothing from the flow.
+        head_hidden: of the classifier, as in `jaxflows.fit_incomplete`. Of hidden layers no gradient reaches the flow.
         head_weight: of its cross-entropy in nats a row, beside log p in nats a dimension. 1 / d weighs a label as what it
             tells, as part of the event.
         gaussian: of the events, noise included: completions begin as its draws, and moves have its conditional precision for

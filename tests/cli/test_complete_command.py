@@ -166,7 +166,7 @@ def test_draws_in_pairs_without_weights(here, rows_file, model, data):
             "expected no posterior and no partition but the tangent with several anchors",
         ),
         (("--anchors", "2", "--moves", "2"), "expected a single anchor with moves; got 2"),
-        (("--chains", "2"), "expected chains= with moves of draws that are not weighed alone"),
+        (("--chains", "2"), "expected weighted=False and moves= with chains=; got weighted=True, moves="),
         (("--moves", "4", "--unweighted", "--samples", "6", "--chains", "2"), "expected at most 2 draws of a chain of 4 moves"),
         (("--moves", "2", "--antithetic"), "expected no moves of antithetic draws"),
         (("--moves", "2", "--posterior", "prior"), "expected a posterior that starts at Gauss-Newton's with moves"),
