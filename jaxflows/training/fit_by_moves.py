@@ -26,40 +26,24 @@ from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.incomplete_model import IncompleteModel
-from jaxflows.conditional.moves import TARGET_ACCEPTANCE, first_log_step, place, trajectory
+from jaxflows.conditional.moves import first_log_step
 from jaxflows.conditional.row_posteriors import rounded_slots
-from jaxflows.conditional.spreads import (
-    Moments,
-    Principal,
-    conditional_spread,
-    gaussian_completion,
-    gaussian_event,
-    moments_of,
-    principal_of,
-)
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
 from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, reads_events, weighted_moments
-from jaxflows.observation import mask
-from jaxflows.precision import at_precision, full_precision
-from jaxflows.sharding import Devices, by_rows, gathered, replicated_inside
+from jaxflows.precision import at_precision
+from jaxflows.sharding import Devices, by_rows, gathered
 from jaxflows.training.fit import initial_params
 from jaxflows.training.fit_report import FitReport, fit_report
 from jaxflows.training.gaussian_start import can_start_gaussian, gaussian_start
 from jaxflows.training.incomplete_data import incomplete_data
-from jaxflows.training.joint_loss import IncompleteBatch
 from jaxflows.training.loop import RunOptions, dtype_of, run
 from jaxflows.training.metrics_writers import MetricsWriter
+from jaxflows.training.moving_rows import Chains, Turn, first_completions, mass_moments, moved_batch
 from jaxflows.training.rows import digest
 from jaxflows.training.step import Noise, TrainState, constrained_step, negative_log_likelihood, settle
-
-# gradients of log p a move; with the step that the acceptance allows a trajectory is about a quarter of a period
-LEAPFROGS = 3
-
-# of the adaptation of the moves' step; it does not vanish, for the flow goes on changing
-GAIN = 0.05
 
 # rows whose first completions start a flow, and over which the latents' moments are taken for the classifier
 FIRST_ROWS = 1024
@@ -86,19 +70,11 @@ class MovesReport(NamedTuple):
     labelled_rows: int
 
 
-class _Chains(NamedTuple):
-    """The completions of all rows (n, *event), which of them have begun (n,), and the logarithm of the moves' step."""
-
-    y: jax.Array
-    begun: jax.Array
-    log_step: jax.Array
-
-
 class _State(NamedTuple):
     """What changes from step to step."""
 
     train: TrainState
-    chains: _Chains
+    chains: Chains
 
     @property
     def average(self) -> Params:
@@ -109,13 +85,6 @@ class _State(NamedTuple):
     def best(self) -> None:
         """There is no early stop."""
         return None
-
-
-class _Turn(NamedTuple):
-    """A mini-batch: the numbers of its rows, and the rows."""
-
-    numbers: jax.Array
-    batch: IncompleteBatch
 
 
 def fit_by_moves(
@@ -222,7 +191,7 @@ def fit_by_moves(
     bounds = (
         rounded_slots(int(hidden_counts.max()), flow.size), rounded_slots(int(flow.size - hidden_counts.min()), flow.size),
     )  # fmt: skip
-    moments = _moments(gaussian, rank if rank is not None and rank < min(bounds) else None, dtype)
+    moments = mass_moments(gaussian, rank if rank is not None and rank < min(bounds) else None, dtype)
     batch = rows.batch(dtype)
 
     order = options.order(k_order, len(rows.values))
@@ -231,12 +200,12 @@ def fit_by_moves(
         params = gaussian_start(k_init, flow, gaussian)
     elif params is None:
         first = order.epoch(0).reshape(-1)[:FIRST_ROWS]
-        params = initial_params(k_init, flow, _first_completions(k_init, moments, bounds, batch(first), noise), None)
+        params = initial_params(k_init, flow, first_completions(k_init, moments, bounds, batch(first), noise), None)
     start: dict[str, Any] = {"flow": params}
     if labels is not None:
         start["head"] = fresh_head(jax.random.fold_in(k_init, 1), flow.event_shape, classes, head_hidden)
     mesh = options.mesh()
-    chains = _Chains(
+    chains = Chains(
         jnp.zeros((len(rows.values), *flow.event_shape), dtype), jnp.zeros(len(rows.values), bool),
         first_log_step(jnp.asarray(hidden_counts.mean())).astype(dtype),
     )  # fmt: skip
@@ -247,9 +216,9 @@ def fit_by_moves(
             lambda p: {**p, "flow": flow.bijector.constrain(p["flow"])}, at_precision(precision, loss(parts)), transformation,
             schedule, k_step, ema_decay,
         )  # fmt: skip
-        moved = _moved(flow, moments, bounds, moves, noise, mesh, parts)
+        moved = moved_batch(flow, moments, bounds, moves, noise, mesh, parts)
 
-        def step(state: _State, turn: _Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
+        def step(state: _State, turn: Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
             params = flow.bijector.constrain(state.train.raw["flow"])
             chains, completions, acceptance = moved(jax.random.fold_in(k_move, number), params, state.chains, turn)
             train, losses = update(state.train, (completions, turn.batch.labels), number, position)
@@ -266,7 +235,7 @@ def fit_by_moves(
     }  # fmt: skip
     state: Any = _State(options.state(start, transformation), chains)
     ended = run(
-        options, order, state, step_of, lambda numbers: _Turn(jnp.asarray(numbers), batch(numbers)), None, description,
+        options, order, state, step_of, lambda numbers: Turn(jnp.asarray(numbers), batch(numbers)), None, description,
         "fit by moves",
     )  # fmt: skip
     settled = settle(flow, ended.params["flow"])
@@ -284,85 +253,6 @@ def fit_by_moves(
         labelled_rows=int(np.sum(rows.labels >= 0)),
     )
     return IncompleteModel(settled, None, head), report
-
-
-def _moments(gaussian: Gaussian, rank: int | None, dtype: Any) -> Moments | Principal:
-    mean, covariance = gaussian.mean.reshape(gaussian.event_shape), gaussian.factor @ gaussian.factor.T
-    if rank is not None:
-        return principal_of(mean, covariance, rank, dtype)
-    return moments_of(jnp.asarray(mean, dtype), jnp.asarray(covariance, dtype))
-
-
-def _begun(
-    key: jax.Array, moments: Moments | Principal, bounds: tuple[int, int], row: jax.Array, observed: jax.Array
-) -> tuple[Any, jax.Array]:
-    """The spread of one row's hidden entries, and a first completion: a draw of the Gaussian given the row."""
-    observation = mask(observed)
-    spread = conditional_spread(moments, observation, *bounds)
-    event = gaussian_event(key, moments)
-    return spread, gaussian_completion(moments, observation, spread, observation.observed_part(row), event)
-
-
-def _first_completions(
-    key: jax.Array, moments: Moments | Principal, bounds: tuple[int, int], batch: IncompleteBatch, noise: Noise | None
-) -> np.ndarray:
-    """(b, *event): draws of the Gaussian given each row."""
-    k_noise, k_draw = jax.random.split(key)
-    rows = batch.rows if noise is None else noise(k_noise, batch.rows)
-
-    @jax.jit
-    @full_precision
-    def all_of(moments: Any, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
-        one = lambda some: _begun(some[0], moments, bounds, *some[1:])[1]  # noqa: E731
-        return jax.lax.map(one, (keys, rows, observed), batch_size=64)
-
-    return np.asarray(all_of(moments, jax.random.split(k_draw, len(rows)), rows, batch.observed))
-
-
-def _moved(
-    flow: Flow,
-    moments: Moments | Principal,
-    bounds: tuple[int, int],
-    moves: int,
-    noise: Noise | None,
-    mesh: Mesh | None,
-    parts: int,
-) -> Callable[[jax.Array, Params, _Chains, _Turn], tuple[_Chains, jax.Array, jax.Array]]:
-    """``(key, params, chains, turn) -> (chains, completions of the turn (b, *event), mean acceptance)``."""
-
-    def row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begun: jax.Array) -> Any:
-        params, moments, step = shared
-        k_begin, k_move = jax.random.split(key)
-        spread, fresh = _begun(k_begin, moments, bounds, y, observed)
-        # what was observed may have new noise
-        begin = jnp.where(observed, y, jnp.where(begun, before, fresh))
-
-        def one(here: Any, k: jax.Array) -> Any:
-            return trajectory(k, flow, params, spread, here, step, LEAPFROGS)
-
-        ended, chances = jax.lax.scan(one, place(flow, params, spread, begin), jax.random.split(k_move, moves))
-        return jnp.where(observed, y, ended.y), jnp.mean(chances)
-
-    every = by_rows(lambda shared, some: jax.vmap(lambda *own: row(shared, *own))(*some), mesh, parts)
-
-    @full_precision
-    def turn_of(key: jax.Array, params: Params, chains: _Chains, turn: _Turn) -> tuple[_Chains, jax.Array, jax.Array]:
-        k_noise, k_rows = jax.random.split(key)
-        batch, numbers = turn.batch, turn.numbers
-        rows = batch.rows if noise is None else noise(k_noise, batch.rows)
-        keys = jax.random.split(k_rows, len(numbers))
-        own = keys, rows, batch.observed, chains.y[numbers], chains.begun[numbers]
-        completions, chances = every((params, moments, jnp.exp(chains.log_step)), own)
-        # every device keeps all completions
-        whole = replicated_inside(completions, mesh)
-        acceptance = jnp.mean(chances)
-        after = _Chains(
-            chains.y.at[numbers].set(whole), chains.begun.at[numbers].set(True),
-            chains.log_step + GAIN * (acceptance - TARGET_ACCEPTANCE),
-        )  # fmt: skip
-        return after, completions, acceptance
-
-    return turn_of
 
 
 def _loss(
