@@ -55,7 +55,7 @@ class MovesReport(NamedTuple):
     Attributes:
         run: losses, steps and time. A loss is -mean log p(y) / d of the batch's completions, in nats per dimension, with the
             classifier's weighted cross-entropy added; it is no bound on anything, since completions are the flow's own.
-        acceptance: (steps,) mean chance of a move to be accepted.
+        acceptance: (steps,) mean chance of a move to be accepted; NaN where completions did not move.
         step_size: (steps,) of the leapfrogs, in deviations of the Gaussian's conditional.
         cross_entropy: (steps,) of the classifier in nats a labelled row; empty without one.
         empty_rows: rows with nothing observed, which were skipped.
@@ -99,6 +99,7 @@ def fit_by_moves(
     gaussian: Gaussian | None = None,
     rank: int | None = None,
     moves: int = 1,
+    move_every: int = 1,
     params: Params | None = None,
     noise: Noise | None = None,
     estimator: Estimator | None = None,
@@ -138,6 +139,8 @@ def fit_by_moves(
         rank: how many leading directions of the Gaussian count in first completions and mass, the others being alike, where
             that is less than is hidden and less than is observed: a turn then factorises ``rank`` rows. None for all.
         moves: of each completion in its row's turn.
+        move_every: epochs from one in which completions move to the next. In those between the flow steps on them as they are,
+            at a fraction of the work: more steps for the same time, on completions that are older.
         params: where the flow starts; None for the Gaussian (`jaxflows.gaussian_start`) where the flow can be one, else for
             ``flow.init`` followed by data-dependent initialisation on first completions.
         noise: ``(key, batch) -> batch``, as in `jaxflows.fit`, acting on each entry for itself.
@@ -156,8 +159,8 @@ def fit_by_moves(
             never observed and, without ``noise``, one with a single value.
         FloatingPointError: a training loss that is not finite.
 
-    Cost a step and row: one gradient of log p for the parameters, 1 + 3 ``moves`` for the completion, and a factorisation of
-    K x K, K being the least of ``rank``, of how many entries are hidden and of how many are observed, at most.
+    Cost a step and row: one gradient of log p for the parameters, and where completions move 1 + 3 ``moves`` for each, and a
+    factorisation of K x K, K being the least of ``rank``, of how many entries are hidden and of how many are observed, at most.
 
     Example:
         >>> flow = jaxflows.flows.whitened_image(event_shape=(28, 28, 1), hidden=16, dense=128, whitening="full")
@@ -169,8 +172,8 @@ def fit_by_moves(
         checkpoint_every, max_seconds, progress, metrics, devices, memory_limit, precision,
     )  # fmt: skip
     options.check()
-    if moves < 1:
-        raise ValueError(f"expected moves >= 1; got {moves}")
+    if moves < 1 or move_every < 1:
+        raise ValueError(f"expected moves >= 1 and move_every >= 1; got {moves}, {move_every}")
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
     check_head(flow.event_shape, head_hidden)
@@ -220,7 +223,8 @@ def fit_by_moves(
 
         def step(state: _State, turn: Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
             params = flow.bijector.constrain(state.train.raw["flow"])
-            chains, completions, acceptance = moved(jax.random.fold_in(k_move, number), params, state.chains, turn)
+            now = None if move_every == 1 else (number // order.steps_per_epoch) % move_every == 0
+            chains, completions, acceptance = moved(jax.random.fold_in(k_move, number), params, state.chains, turn, now)
             train, losses = update(state.train, (completions, turn.batch.labels), number, position)
             measured = {"acceptance": acceptance, "step_size": jnp.exp(state.chains.log_step)}
             return _State(train, chains), losses | measured
@@ -228,7 +232,8 @@ def fit_by_moves(
         return jax.jit(step, donate_argnums=0)
 
     description = {
-        "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves, "rank": rank,
+        "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves,
+        "move_every": move_every, "rank": rank,
         "head_weight": head_weight, "head_hidden": list(head_hidden),
         "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
         **options.description(key, order),

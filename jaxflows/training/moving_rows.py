@@ -96,8 +96,11 @@ def moved_batch(
     noise: Noise | None,
     mesh: Mesh | None,
     parts: int,
-) -> Callable[[jax.Array, Params, Chains, Turn], tuple[Chains, jax.Array, jax.Array]]:
-    """``(key, params, chains, turn) -> (chains, completions of the turn (b, *event), mean acceptance)``."""
+) -> Callable[[jax.Array, Params, Chains, Turn, jax.Array | None], tuple[Chains, jax.Array, jax.Array]]:
+    """``(key, params, chains, turn, now) -> (chains, completions of the turn (b, *event), mean acceptance)``.
+
+    ``now`` says whether they move; None for always. Where they do not, what they are stays, and the acceptance is NaN.
+    """
 
     def row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begun: jax.Array) -> Any:
         params, moments, step = shared
@@ -115,19 +118,30 @@ def moved_batch(
     every = by_rows(lambda shared, some: jax.vmap(lambda *own: row(shared, *own))(*some), mesh, parts)
 
     @full_precision
-    def turn_of(key: jax.Array, params: Params, chains: Chains, turn: Turn) -> tuple[Chains, jax.Array, jax.Array]:
+    def turn_of(
+        key: jax.Array, params: Params, chains: Chains, turn: Turn, now: jax.Array | None
+    ) -> tuple[Chains, jax.Array, jax.Array]:
         k_noise, k_rows = jax.random.split(key)
         batch, numbers = turn.batch, turn.numbers
         rows = batch.rows if noise is None else noise(k_noise, batch.rows)
         keys = jax.random.split(k_rows, len(numbers))
-        own = keys, rows, batch.observed, chains.y[numbers], chains.begun[numbers]
-        completions, chances = every((params, moments, jnp.exp(chains.log_step)), own)
+        before = chains.y[numbers]
+        own = keys, rows, batch.observed, before, chains.begun[numbers]
+
+        def moved() -> tuple[jax.Array, jax.Array]:
+            return every((params, moments, jnp.exp(chains.log_step)), own)
+
+        def as_they_are() -> tuple[jax.Array, jax.Array]:
+            return jnp.where(batch.observed, rows, before), jnp.full(len(numbers), jnp.nan, rows.dtype)
+
+        completions, chances = moved() if now is None else jax.lax.cond(now, moved, as_they_are)
         # every device keeps all completions
         whole = replicated_inside(completions, mesh)
         acceptance = jnp.mean(chances)
+        told = GAIN * (acceptance - TARGET_ACCEPTANCE)
         after = Chains(
             chains.y.at[numbers].set(whole), chains.begun.at[numbers].set(True),
-            chains.log_step + GAIN * (acceptance - TARGET_ACCEPTANCE),
+            chains.log_step + (told if now is None else jnp.where(now, told, 0.0)),
         )  # fmt: skip
         return after, completions, acceptance
 

@@ -77,6 +77,19 @@ def test_a_mass_of_few_directions_ends_at_the_same_likelihood(tmp_path):
     assert model.head is None
 
 
+def test_completions_that_move_in_every_third_epoch_end_at_the_same_likelihood(tmp_path):
+    gaussian, _ = fit_gaussian_em(ROWS, OBSERVED, shrinkage=1e-9, tol=1e-9)
+    model, report = fitted(tmp_path, move_every=3, labels=None, epochs=360)
+    best = observed_log_likelihood(gaussian, ROWS, OBSERVED).mean()
+    # as many epochs move as where all do
+    assert best - 0.02 < log_likelihood(model.params, ROWS, OBSERVED) < best
+    steps = report.run.steps // 360
+    moved = (np.arange(report.run.steps) // steps) % 3 == 0
+    np.testing.assert_array_equal(np.isfinite(report.acceptance), moved)
+    stays = np.flatnonzero(~moved)[:-1]
+    np.testing.assert_array_equal(report.step_size[stays + 1], report.step_size[stays])
+
+
 def test_the_classifier_predicts_rows_without_a_label_and_is_kept(run, tmp_path):
     _, model, report = run
     some = OBSERVED.any(axis=1)
@@ -165,7 +178,8 @@ def test_rows_without_holes_are_trained_on_as_they_are():
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"moves": 0}, "expected moves >= 1; got 0"),
+        ({"moves": 0}, "expected moves >= 1 and move_every >= 1; got 0, 1"),
+        ({"move_every": 0}, "expected moves >= 1 and move_every >= 1; got 1, 0"),
         ({"rank": 3}, "expected a rank from 1 to 2, or None for all directions; got 3"),
         ({"head_weight": -1.0}, "expected a finite head_weight >= 0; got -1.0"),
         ({"head_hidden": (0,)}, r"expected head_hidden to be widths >= 1; got \(0,\)"),
