@@ -93,8 +93,8 @@ def _draw_moved_rows(settings: _Settings, params: Params, moments: Moments, batc
         params, moments = shared
         return draw_moved(
             row.keys, settings.flow, params, row.observations, row.known, num_samples=settings.num_samples,
-            chains=settings.chains, moves=settings.moves, moments=moments, max_hidden=settings.max_hidden,
-            max_observed=settings.max_observed,
+            chains=settings.chains, moves=settings.moves, antithetic=settings.antithetic, moments=moments,
+            max_hidden=settings.max_hidden, max_observed=settings.max_observed,
         )  # fmt: skip
 
     every = by_rows(lambda shared, rows: jax.vmap(functools.partial(one, shared))(rows), settings.mesh)
@@ -151,7 +151,8 @@ def complete(
             the flow is explicit both ways and its events have hundreds of entries (`jaxflows.conditional.drawing_plan`).
         antithetic: draw in pairs, eta and -eta about the posterior's middle. Each draw has the law it had; of a pair the
             errors of a mean cancel, all of them where the flow is affine, so that ``mean`` is that of many more draws.
-            Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``.
+            Within a pair draws depend on each other: what takes them for independent wants ``samples[:, ::2]``. Moves without
+            weights keep pairs, by opposite momenta; those with weights would part them, and are refused.
         moves: Hamiltonian trajectories by which every draw is moved after that, exact in their limit and with nothing to solve
             (`jaxflows.conditional.moves`): for flows that bend much, whose log p is explicit. Weights stay those before the
             moves, in which unsolved draws begin at the anchor. Without weights nothing is drawn from a posterior nor solved:
@@ -172,9 +173,9 @@ def complete(
     Raises:
         ValueError: shapes and dtypes that do not fit, or NaN or infinity in an observed entry (row and position named); an
             amortised posterior with a linear measurement or another partition than its own, 'same'; several anchors with
-            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws, of a posterior
-            that starts elsewhere than at Gauss-Newton's, or without weights of any that was chosen; chains that cannot be; a
-            flow to be moved that has no finite events; ``resume`` of another call, the argument named.
+            a posterior or a partition, which are then not free; moves with several anchors, of antithetic draws with weights,
+            of a posterior that starts elsewhere than at Gauss-Newton's, or without weights of any that was chosen; chains that
+            cannot be; a flow to be moved that has no finite events; ``resume`` of another call, the argument named.
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
         K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. A move of a

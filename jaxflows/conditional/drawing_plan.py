@@ -44,9 +44,8 @@ def drawing_plan(
         family: the posterior.
         partition: as the caller said, 'auto' for nothing.
         weighted, moves: likewise, None for nothing.
-        antithetic, anchors: as the caller said; with either, with a partition or with another posterior than Gauss-Newton's
-            nothing is moved by default.
-
+        antithetic, anchors: as the caller said; with several anchors, with a partition or with another posterior than
+            Gauss-Newton's nothing is moved by default.
         num_samples, chains: as the caller said, None for a chain a draw.
 
     Raises:
@@ -61,11 +60,11 @@ def drawing_plan(
     # of a posterior nothing was asked
     free = family == gauss_newton() and partition == "auto"
     if moves is None:
-        taken = MOVES if large and not weighted and free and not antithetic and anchors == 1 else 0
+        taken = MOVES if large and not weighted and free and anchors == 1 else 0
     else:
         taken = moves
     weighed = not (large and taken and free) if weighted is None else weighted
-    check_moves(taken, antithetic, anchored)
+    check_moves(taken, antithetic and weighed, anchored)
     if taken and anchors > 1:
         raise ValueError(f"expected a single anchor with moves; got {anchors}")
     if taken and not weighed and not free:
@@ -76,7 +75,7 @@ def drawing_plan(
     if chains is not None and (weighed or not taken):
         raise ValueError(f"expected weighted=False and moves= with chains=; got weighted={weighed}, moves={taken}")
     if chains is not None:
-        check_chains(chains, num_samples, taken)
+        check_chains(chains, num_samples, taken, antithetic)
     note = None
     if moves is None and taken:
         done = f"moved {taken} times" + (" and not weighed" if weighted is None else "")
@@ -84,10 +83,12 @@ def drawing_plan(
     return DrawingPlan(weighed, taken, note)
 
 
-def check_chains(chains: int, num_samples: int, moves: int) -> None:
+def check_chains(chains: int, num_samples: int, moves: int, antithetic: bool) -> None:
     """Raise ValueError where so many chains cannot give so many draws, all of the second half of their moves."""
     if not 1 <= chains <= num_samples:
         raise ValueError(f"expected chains from 1 to as many as draws, {num_samples}; got {chains}")
+    if antithetic and chains % 2 and chains < num_samples:
+        raise ValueError(f"expected an even number of chains, in antithetic pairs; got {chains}")
     each, most = -(-num_samples // chains), moves - moves // 2
     if each > max(1, most):
         raise ValueError(

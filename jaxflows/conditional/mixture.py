@@ -27,9 +27,10 @@ from jaxflows.conditional.diagnostics import WeightReport, unweighted, usable, w
 from jaxflows.conditional.elbo import draw, hidden_log_det
 from jaxflows.conditional.gauss_newton import Reference, gauss_newton_reference, rough_completion
 from jaxflows.conditional.hidden import Hidden, hidden
+from jaxflows.conditional.pairs import in_pairs
 from jaxflows.conditional.partition import framed
 from jaxflows.conditional.posteriors import gauss_newton, hidden_normal_log_prob
-from jaxflows.conditional.sample import Draws, in_pairs, solves_in_all, standard_normals
+from jaxflows.conditional.sample import Draws, solves_in_all, standard_normals
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
 from jaxflows.precision import full_precision

@@ -29,6 +29,7 @@ from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.diagnostics import unweighted
 from jaxflows.conditional.drawing_plan import check_chains
 from jaxflows.conditional.moves import move
+from jaxflows.conditional.pairs import in_pairs, pair_signs
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
 from jaxflows.conditional.spreads import Moments, Spread, conditional_spread, gaussian_completion, moments_of
@@ -101,7 +102,7 @@ def _last_moments(flow: Flow, digested: _Digested) -> Moments:
 
 def conditioned_events(
     key: jax.Array, flow: Flow, params: Params, observation: Observation, moments: Moments, spread: Spread, known: jax.Array,
-    count: int,
+    count: int, antithetic: bool = False,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # fmt: skip
     """Events of the flow made completions of ONE observation; draws of the conditional where the flow is affine, nearly.
 
@@ -112,6 +113,7 @@ def conditioned_events(
         moments, spread: of the flow, and what `jaxflows.conditional.spreads.conditional_spread` makes of them.
         known: P_O y*.
         count: how many.
+        antithetic: of latents in pairs, x' and -x'.
 
     Returns:
         The completions (count, *event), the mean of the Gaussian's conditional (*event,), which stands for those that have no
@@ -119,12 +121,15 @@ def conditioned_events(
     """
     middle = gaussian_completion(moments, observation, spread, known, moments.mean)
 
-    def one(key: jax.Array) -> tuple[jax.Array, jax.Array]:
-        event, info = flow.decode(params, jax.random.normal(key, flow.latent_shape, known.dtype))
+    def one(key: jax.Array, sign: jax.Array) -> tuple[jax.Array, jax.Array]:
+        event, info = flow.decode(params, sign * jax.random.normal(key, flow.latent_shape, known.dtype))
         y = gaussian_completion(moments, observation, spread, known, event)
         return jnp.where(jnp.isfinite(flow.log_prob(params, y)), y, middle), info.evaluations
 
-    events, spent = jax.vmap(one)(jax.random.split(key, count))
+    keys, signs = jax.random.split(key, count), jnp.ones(count, known.dtype)
+    if antithetic:
+        keys, signs = in_pairs(keys), pair_signs(count, known.dtype)
+    events, spent = jax.vmap(one)(keys, signs)
     return events, middle, jnp.sum(spent) + count * flow.bijector.blocks
 
 
@@ -139,6 +144,7 @@ def draw_moved(
     num_samples: int = 16,
     chains: int | None = None,
     moves: int,
+    antithetic: bool = False,
     moments: Moments | None = None,
     max_hidden: int | None = None,
     max_observed: int | None = None,
@@ -155,6 +161,7 @@ def draw_moved(
         chains: how many there are, each giving about S / chains states of the second half of its moves, the last states of all
             first. S when None.
         moves: trajectories of each, `jaxflows.conditional.moves.move`.
+        antithetic: chains in pairs, of opposite latents first and then of opposite momenta.
         moments: of the flow, `event_moments`; taken here when None, which under ``vmap`` is once for all rows.
         max_hidden, max_observed: static bounds on the coordinates hidden and observed; the event's size when None.
 
@@ -166,15 +173,15 @@ def draw_moved(
         ValueError: chains that cannot be (`jaxflows.conditional.drawing_plan.check_chains`).
     """
     chains = num_samples if chains is None else chains
-    check_chains(chains, num_samples, moves)
+    check_chains(chains, num_samples, moves, antithetic)
     moments = event_moments(flow, params) if moments is None else moments
     evaluations = moments.evaluations
     moments = jax.tree.map(lambda leaf: leaf.astype(y_observed.dtype), moments)._replace(evaluations=evaluations)
     known = observation.observed_part(y_observed)
     k_begin, k_move = jax.random.split(key)
     spread = conditional_spread(moments, observation, max_hidden, max_observed)
-    begin, middle, spent = conditioned_events(k_begin, flow, params, observation, moments, spread, known, chains)
-    moved = move(k_move, flow, params, observation, spread, begin, moves, -(-num_samples // chains))
+    begin, middle, spent = conditioned_events(k_begin, flow, params, observation, moments, spread, known, chains, antithetic)
+    moved = move(k_move, flow, params, observation, spread, begin, moves, -(-num_samples // chains), antithetic)
     samples = jax.vmap(lambda y: observation.restore(y, known))(moved.samples[:num_samples])
     log_weights, report = unweighted(jnp.ones(num_samples, bool), samples.dtype)
     solve = no_work(samples.dtype, evaluations=spent + moved.evaluations)._replace(converged=jnp.ones((), samples.dtype))

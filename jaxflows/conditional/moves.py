@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
+from jaxflows.conditional.pairs import in_pairs, pair_signs
 from jaxflows.conditional.spreads import Spread
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
@@ -74,8 +75,9 @@ def place(flow: Flow, params: Params, spread: Spread, y: jax.Array) -> Place:
 
 
 def trajectory(
-    key: jax.Array, flow: Flow, params: Params, spread: Spread, here: Place, step: jax.Array, leapfrogs: int
-) -> tuple[Place, jax.Array]:
+    key: jax.Array, flow: Flow, params: Params, spread: Spread, here: Place, step: jax.Array, leapfrogs: int,
+    sign: jax.Array | float = 1.0,
+) -> tuple[Place, jax.Array]:  # fmt: skip
     """One move of one chain; a pure function. Returns where it is then, and the chance with which the move was accepted.
 
     Args:
@@ -85,10 +87,11 @@ def trajectory(
         here: where the chain is.
         step: the largest step of the leapfrogs; from half of it to all of it is drawn.
         leapfrogs: gradients of log p.
+        sign: 1 or -1, of the momentum.
     """
     k_length, k_momentum, k_accept = jax.random.split(key, 3)
     epsilon = step * jax.random.uniform(k_length, minval=0.5)
-    r = jax.random.normal(k_momentum, (spread.size,), here.y.dtype)
+    r = sign * jax.random.normal(k_momentum, (spread.size,), here.y.dtype)
 
     def leapfrog(carry: tuple[Place, jax.Array], _: None) -> tuple[Any, None]:
         at, r = carry
@@ -110,7 +113,7 @@ def first_log_step(dimensions: jax.Array) -> jax.Array:
 
 def move(
     key: jax.Array, flow: Flow, params: Params, observation: Observation, spread: Spread, samples: jax.Array, moves: int,
-    kept: int = 1,
+    kept: int = 1, antithetic: bool = False,
 ) -> Moved:  # fmt: skip
     """Move every completion of ONE observation by ``moves`` trajectories; a pure function.
 
@@ -124,6 +127,8 @@ def move(
             p is steep is not left there; then they share the median of those, adapted on by ever less.
         kept: states of each chain that are returned, the last and others before it at even distances in the second half: at
             most as many as that has moves.
+        antithetic: the two of a pair (`jaxflows.conditional.pairs`) take the same step with opposite momenta, which brings them
+            to opposite sides of the middle, wherever they were.
 
     Cost: ``LEAPFROGS`` gradients of log p a move and completion, and as many times S and S^T.
     """
@@ -134,9 +139,10 @@ def move(
         shared = 2 * number >= moves
         log_steps = jnp.where(shared, jnp.median(log_steps), log_steps)
         keys = jax.random.split(k, len(samples))
-        places, chances = jax.vmap(lambda k, here, step: trajectory(k, flow, params, spread, here, step, LEAPFROGS))(
-            keys, places, jnp.exp(log_steps)
-        )
+        keys, signs = (in_pairs(keys), pair_signs(len(keys), samples.dtype)) if antithetic else (keys, jnp.ones(len(keys)))
+        places, chances = jax.vmap(
+            lambda k, here, step, sign: trajectory(k, flow, params, spread, here, step, LEAPFROGS, sign)
+        )(keys, places, jnp.exp(log_steps), signs.astype(samples.dtype))
         told = jnp.where(shared, jnp.mean(chances), chances)
         gain = (number + 1.0) ** GAIN_POWER
         return (places, log_steps + gain * (told - TARGET_ACCEPTANCE)), jnp.mean(chances)

@@ -13,6 +13,7 @@ from jaxflows.conditional.elbo import draw, log_det_gap
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.hidden import Hidden, hidden
 from jaxflows.conditional.moves import move
+from jaxflows.conditional.pairs import in_pairs, pair_signs
 from jaxflows.conditional.partition import check_partition, framed
 from jaxflows.conditional.posteriors import Posterior, gauss_newton, is_anchored, reference
 from jaxflows.conditional.spreads import hidden_spread
@@ -93,7 +94,7 @@ def draw_samples(
 
     Raises:
         ValueError: an unknown partition; moves of antithetic draws, with a reference that linearised nothing, or without
-            weights.
+            weights (`jaxflows.conditional.moved_events.draw_moved` is for those).
     """
     posterior = gauss_newton() if posterior is None else posterior
     check_partition(partition)
@@ -143,7 +144,7 @@ def check_moves(moves: int, antithetic: bool, anchored: bool) -> None:
     if moves < 0:
         raise ValueError(f"expected moves >= 0; got {moves}")
     if moves and antithetic:
-        raise ValueError("expected no moves of antithetic draws, which they would part; got both")
+        raise ValueError("expected no moves of antithetic draws with weights, which they would part; got both")
     if moves and not anchored:
         raise ValueError("expected a posterior that starts at Gauss-Newton's with moves, which take their mass from there")
 
@@ -151,18 +152,12 @@ def check_moves(moves: int, antithetic: bool, anchored: bool) -> None:
 def standard_normals(key: jax.Array, count: int, flow: Flow, where: Hidden, dtype: jnp.dtype, antithetic: bool) -> jax.Array:
     """eta of ``count`` draws, (count, K), each N(0, I).
 
-    Antithetic ones are eta_1, -eta_1, eta_2, -eta_2, ...: what is odd in eta cancels in means over them, all of it where
-    events are linear in eta. Of the variance of a mean (1 + rho) is left, rho the correlation within a pair, which is at
-    least -1 and below 0 for whatever is monotone in eta (Hammersley and Morton 1956).
+    Antithetic ones are eta_1, -eta_1, eta_2, -eta_2, ...: where events are linear in eta all of it cancels in means over them
+    (`jaxflows.conditional.pairs`).
     """
     # drawn at full size, so that the number of slots changes no sample
     eps = jax.random.normal(key, (count, flow.size), dtype)[:, : where.slots.size]
-    return in_pairs(eps) * jnp.where(jnp.arange(count) % 2, -1.0, 1.0).astype(dtype)[:, None] if antithetic else eps
-
-
-def in_pairs(values: jax.Array) -> jax.Array:
-    """(S, ...): the first half of the values, each twice in a row."""
-    return jnp.repeat(values[: -(-len(values) // 2)], 2, axis=0)[: len(values)]
+    return in_pairs(eps) * pair_signs(count, dtype)[:, None] if antithetic else eps
 
 
 def solves_in_all(infos: SolveInfo, others: jax.Array) -> SolveInfo:

@@ -11,7 +11,7 @@ from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
 from jaxflows.conditional import posteriors
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.mixture import _anchors_of, draw_mixture
-from jaxflows.conditional.sample import in_pairs
+from jaxflows.conditional.pairs import in_pairs, pair_signs
 from jaxflows.observation import mask
 from jaxflows.solvers.chord import chord
 
@@ -65,6 +65,7 @@ def test_an_odd_number_leaves_the_last_draw_alone(affine, rows):
     alone = complete(KEY, *affine, rows, OBSERVED, num_samples=1, progress=False)
     np.testing.assert_array_equal(one.samples, alone.samples)
     assert in_pairs(jnp.arange(5)).tolist() == [0, 0, 1, 1, 2]
+    assert pair_signs(5, jnp.float32).tolist() == [1.0, -1.0, 1.0, -1.0, 1.0]
 
 
 def conditional_mean(affine, rows):

@@ -167,6 +167,33 @@ def test_chains_give_several_draws_each_of_which_the_last_come_first(affine):
     assert correlation < 0.7
 
 
+def test_antithetic_pairs_of_an_affine_flow_lie_on_opposite_sides_of_the_mean(affine):
+    flow, params, moments = affine
+    observation, y = mask(jnp.asarray(SEEN)), jnp.asarray(Y, jnp.float32)
+
+    def run(num_samples, chains):
+        return jax.jit(
+            lambda y: draw_moved(
+                KEY, flow, params, observation, y, num_samples=num_samples, chains=chains, moves=8, moments=moments,
+                antithetic=True,
+            )
+        )(y).samples[:, ~SEEN]  # fmt: skip
+
+    mean, covariance = conditional_of(*gaussian_of(flow, params), SEEN, Y)
+    pairs = run(2 * CHAINS, None)
+    np.testing.assert_allclose(0.5 * (pairs[::2] + pairs[1::2]), np.broadcast_to(mean, (CHAINS, 3)), atol=2e-3)
+    # each half alone has the law of the conditional
+    for half in (pairs[::2], pairs[1::2]):
+        assert np.all(np.abs(half.mean(axis=0) - mean) < 5 * np.sqrt(np.diag(covariance) / CHAINS))
+        error = np.sqrt((np.outer(np.diag(covariance), np.diag(covariance)) + covariance**2) / CHAINS)
+        assert np.all(np.abs(np.cov(half, rowvar=False) - covariance) < 5 * error)
+    # states before the last are in pairs too, and of an odd number the last has no partner
+    earlier = run(12, 4)[4:]
+    np.testing.assert_allclose(earlier[::2] + earlier[1::2], np.broadcast_to(2 * mean, (4, 3)), atol=4e-3)
+    odd = run(3, None)
+    assert np.abs(odd[2] - mean).max() > 0.05
+
+
 def test_a_batch_is_moved_row_by_row_and_nothing_is_solved(affine):
     flow, params, _ = affine
     rows = np.array([Y, 2 * Y, np.arange(5.0), np.ones(5)], np.float32)

@@ -145,8 +145,8 @@ def test_draws_of_large_explicit_flows_are_moved_unless_something_else_is_asked_
     assert plan(large, weighted=True, moves=3) == (True, 3, None)
     assert plan(large, weighted=False).note.startswith("draws were moved 48 times: ")
     assert plan(large, moves=0) == (True, 0, None)
+    assert plan(large, antithetic=True)[:2] == (False, MOVES)
     for others in (
-        {"antithetic": True},
         {"anchors": 2},
         {"family": prior()},
         {"family": full_rank()},
@@ -161,7 +161,7 @@ def test_what_cannot_be_moved_is_refused_before_any_work(bent):
     rows, observed = np.zeros((1, 2), np.float32), np.array([True, False])
     for options, words in (
         ({"moves": -1}, "moves >= 0; got -1"),
-        ({"moves": 2, "antithetic": True}, "no moves of antithetic draws"),
+        ({"moves": 2, "antithetic": True}, "no moves of antithetic draws with weights"),
         ({"moves": 2, "anchors": 2}, "single anchor with moves; got 2"),
         ({"moves": 2, "posterior": prior()}, "starts at Gauss-Newton's"),
         ({"moves": 2, "posterior": full_rank(), "weighted": False}, "expected weights with moves of full_rank's draws"),
@@ -170,6 +170,7 @@ def test_what_cannot_be_moved_is_refused_before_any_work(bent):
         ({"chains": 2}, "expected weighted=False and moves= with chains=; got weighted=True, moves="),
         ({"moves": 2, "weighted": False, "chains": 17}, "expected chains from 1 to as many as draws, 16; got 17"),
         ({"moves": 2, "weighted": False, "chains": 0}, "expected chains from 1 to as many as draws, 16; got 0"),
+        ({"moves": 9, "weighted": False, "chains": 7, "antithetic": True}, "expected an even number of chains, .*; got 7"),
         ({"moves": 6, "weighted": False, "chains": 4}, "expected at most 3 draws of a chain of 6 moves, .*; got 4"),
     ):
         with pytest.raises(ValueError, match=words):
