@@ -179,7 +179,7 @@ def complete(
 
     Cost: a row of d entries, K of them hidden, takes about 2 + S products of the Jacobian with K columns and as many
         K x K factorisations (2 without weights), and S constraint solves; with M anchors some M + 1 times that. A move of a
-        draw takes 8 gradients of log p; moved without weights, a row needs nothing else but one K x K factorisation, and the
+        chain takes 8 gradients of log p; moved without weights, a row needs nothing else but one K x K factorisation, and the
         call 2 d decodes for the moments. Inside ``jit`` use `jaxflows.conditional.sample.draw_samples`,
         `jaxflows.conditional.moved_events.draw_moved` or `jaxflows.conditional.mixture.draw_mixture`.
     """

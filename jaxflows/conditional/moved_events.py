@@ -29,7 +29,7 @@ from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.diagnostics import unweighted
 from jaxflows.conditional.drawing_plan import check_chains
 from jaxflows.conditional.moves import move
-from jaxflows.conditional.pairs import in_pairs, pair_signs
+from jaxflows.conditional.pairs import paired_keys
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
 from jaxflows.conditional.spreads import Moments, Spread, conditional_spread, gaussian_completion, moments_of
@@ -126,10 +126,7 @@ def conditioned_events(
         y = gaussian_completion(moments, observation, spread, known, event)
         return jnp.where(jnp.isfinite(flow.log_prob(params, y)), y, middle), info.evaluations
 
-    keys, signs = jax.random.split(key, count), jnp.ones(count, known.dtype)
-    if antithetic:
-        keys, signs = in_pairs(keys), pair_signs(count, known.dtype)
-    events, spent = jax.vmap(one)(keys, signs)
+    events, spent = jax.vmap(one)(*paired_keys(key, count, known.dtype, antithetic))
     return events, middle, jnp.sum(spent) + count * flow.bijector.blocks
 
 

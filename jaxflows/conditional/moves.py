@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxflows.bijectors.base import Params
-from jaxflows.conditional.pairs import in_pairs, pair_signs
+from jaxflows.conditional.pairs import paired_keys
 from jaxflows.conditional.spreads import Spread
 from jaxflows.flows import Flow
 from jaxflows.observation import Observation
@@ -138,11 +138,10 @@ def move(
         (places, log_steps), (k, number) = carry, xs
         shared = 2 * number >= moves
         log_steps = jnp.where(shared, jnp.median(log_steps), log_steps)
-        keys = jax.random.split(k, len(samples))
-        keys, signs = (in_pairs(keys), pair_signs(len(keys), samples.dtype)) if antithetic else (keys, jnp.ones(len(keys)))
+        keys, signs = paired_keys(k, len(samples), samples.dtype, antithetic)
         places, chances = jax.vmap(
             lambda k, here, step, sign: trajectory(k, flow, params, spread, here, step, LEAPFROGS, sign)
-        )(keys, places, jnp.exp(log_steps), signs.astype(samples.dtype))
+        )(keys, places, jnp.exp(log_steps), signs)
         told = jnp.where(shared, jnp.mean(chances), chances)
         gain = (number + 1.0) ** GAIN_POWER
         return (places, log_steps + gain * (told - TARGET_ACCEPTANCE)), jnp.mean(chances)

@@ -16,6 +16,12 @@ def in_pairs(values: jax.Array) -> jax.Array:
     return values[jnp.arange(len(values)) // 2]
 
 
+def paired_keys(key: jax.Array, count: int, dtype: jnp.dtype, antithetic: bool) -> tuple[jax.Array, jax.Array]:
+    """A key and a sign for each of ``count`` draws: of their own and 1, or antithetic, those of a pair alike and opposite."""
+    keys = jax.random.split(key, count)
+    return (in_pairs(keys), pair_signs(count, dtype)) if antithetic else (keys, jnp.ones(count, dtype))
+
+
 def pair_signs(count: int, dtype: jnp.dtype) -> jax.Array:
     """(count,): 1, -1, 1, -1, ..."""
     return jnp.where(jnp.arange(count) % 2, -1.0, 1.0).astype(dtype)

@@ -73,8 +73,10 @@ def fresh_head(key: jax.Array, event_shape: Shape, classes: int, hidden: Sequenc
     return params | {"weight": jnp.zeros((features.shape[-1], classes))}
 
 
-def check_head(event_shape: Shape, hidden: Sequence[int]) -> None:
-    """Raise ValueError for hidden layers that cannot be."""
+def check_head(event_shape: Shape, hidden: Sequence[int], labelled: bool) -> None:
+    """Raise ValueError for hidden layers that cannot be, or that are of no classifier."""
+    if hidden and not labelled:
+        raise ValueError(f"expected labels for a classifier with head_hidden={tuple(hidden)}; got none")
     if any(width < 1 for width in hidden):
         raise ValueError(f"expected head_hidden to be widths >= 1; got {tuple(hidden)}")
     if hidden and len(event_shape) not in (1, 2, 3):

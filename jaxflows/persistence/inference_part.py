@@ -43,6 +43,7 @@ def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, An
     options = dict(inference)
     classes, mask = options.pop("classes", None), options.pop("mask", None)
     widths = [int(width) for width in options.pop("head_hidden", ())]
+    check_head(flow.event_shape, widths, classes is not None)
     if mask not in (None, "self_masking"):
         raise ValueError(f"expected a model of the mask that is 'self_masking'; got {mask!r}")
     dtype = jnp.result_type(float)
@@ -58,6 +59,5 @@ def inference_template(inference: Mapping[str, Any], flow: Flow) -> dict[str, An
         }
     if classes is None:
         return arrays
-    check_head(flow.event_shape, widths)
     head = jax.eval_shape(lambda: fresh_head(jax.random.key(0), flow.event_shape, int(classes), widths))
     return {**arrays, "head": PredictionHead(head, head["scale"], head["scale"])}

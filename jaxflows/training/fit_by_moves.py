@@ -176,7 +176,7 @@ def fit_by_moves(
         raise ValueError(f"expected moves >= 1 and move_every >= 1; got {moves}, {move_every}")
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
-    check_head(flow.event_shape, head_hidden)
+    check_head(flow.event_shape, head_hidden, labels is not None)
     if gaussian is not None and tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
     if rank is not None and not 1 <= rank < flow.size:

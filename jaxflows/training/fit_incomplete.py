@@ -160,7 +160,7 @@ def fit_incomplete(
         raise ValueError(f"expected num_samples >= 1, validation_samples >= 1; got {num_samples}, {validation_samples}")
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
-    check_head(flow.event_shape, head_hidden)
+    check_head(flow.event_shape, head_hidden, labels is not None)
     if mask_model not in (None, "self_masking"):
         raise ValueError(f"expected mask_model to be None or 'self_masking'; got {mask_model!r}")
     gradient = gradient_estimator(estimator)

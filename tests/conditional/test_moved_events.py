@@ -160,7 +160,7 @@ def test_chains_give_several_draws_each_of_which_the_last_come_first(affine):
         stayed = np.mean(np.all(states[number] == states[number - 1], axis=1))
         # a move is accepted three times in four
         assert stayed < 0.4
-    # a state depends on that before it less than a move of random directions a tenth as long would leave it
+    # of a chain that stood still it would be 1
     mean, _ = conditional_of(*gaussian_of(flow, params), SEEN, Y)
     centred = states - mean
     correlation = np.sum(centred[0] * centred[1]) / np.sum(centred[0] ** 2)

@@ -99,7 +99,7 @@ def test_the_loss_is_that_of_the_labelled_and_usable_rows():
 
 def test_hidden_layers_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"expected head_hidden to be widths >= 1; got \(8, 0\)"):
-        check_head((4,), (8, 0))
+        check_head((4,), (8, 0), True)
     with pytest.raises(ValueError, match=r"rank 1, 2 or 3 for a head with hidden layers; got shape \(2, 2, 2, 1\)"):
-        check_head((2, 2, 2, 1), (8,))
-    check_head((2, 2, 2, 1), ())
+        check_head((2, 2, 2, 1), (8,), True)
+    check_head((2, 2, 2, 1), (), False)

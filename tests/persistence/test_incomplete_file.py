@@ -141,6 +141,7 @@ def test_what_cannot_be_saved_is_refused(tmp_path, make, model):
         ({"head_hidden": "wide"}, "describes no flow"),
         ({"head_hidden": [0]}, "describes no flow .*expected head_hidden to be widths >= 1"),
         ({"head_hidden": [5]}, "expected tensor"),
+        ({"head_hidden": [5], "classes": None}, "describes no flow .*expected labels"),
         ({"code": "print()"}, "describes no flow .*with its options"),
     ],
 )

@@ -183,6 +183,7 @@ def test_rows_without_holes_are_trained_on_as_they_are():
         ({"rank": 3}, "expected a rank from 1 to 2, or None for all directions; got 3"),
         ({"head_weight": -1.0}, "expected a finite head_weight >= 0; got -1.0"),
         ({"head_hidden": (0,)}, r"expected head_hidden to be widths >= 1; got \(0,\)"),
+        ({"head_hidden": (4,), "labels": None}, r"expected labels for a classifier with head_hidden=\(4,\); got none"),
         ({"gaussian": Gaussian((2,), np.zeros(2), np.eye(2))}, r"expected a Gaussian of events \(3,\); got \(2,\)"),
         ({"labels": np.full(400, -1)}, "expected a label for some row with something observed; got none"),
         ({"epochs": 0}, "expected epochs >= 1; got 0"),
