@@ -9,18 +9,18 @@ Every pixel of every image is missing by the same chance, in training and test i
 What is done stands in the results file: a second start goes on with the rest. Rows marked ``scaled`` are of a subset of the
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
-Ours are two. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`),
-first drawn from the Gaussian that pairs of observed pixels of all training digits tell of; its draws, six of a chain, are
-without the noise of training (`jaxflows.denoise`).
-``ours_amortised`` starts as that Gaussian (`jaxflows.gaussian_start`) and trains flow, network and classifier together from
-there, as the paper does (`jaxflows.fit_incomplete`).
+Ours are two. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`). They
+begin as draws of Gaussians that pairs of observed pixels tell of, one for each class, as the labels say
+(`jaxflows.gaussian_completions`); draws of test digits, six of a chain, are without the noise of training (`jaxflows.denoise`).
+``ours_amortised`` starts as the Gaussian of all classes together (`jaxflows.gaussian_start`) and trains flow, network and
+classifier together from there, as the paper does (`jaxflows.fit_incomplete`).
 
 Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head trained on the incomplete digits) and
 accuracy_complete_classifier (of the completed mean, by the classifier of `misgan-mnist-fid`, trained on complete digits);
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
 False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by eight draws; ours
-model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, one of a chain of ``ours``, and one of an
-antithetic pair of ``ours_amortised``); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian;
+model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, one of an antithetic pair, and of ``ours``
+the first and the last of every other chain); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian;
 scaled, their flows train on the first of them), test_rows. Published rows have a source and no seed.
 """
 
@@ -39,32 +39,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.incomplete_digits import NOISE, SHAPE, Problem, class_completions, noisy, part_of, problem_of
 from benchmarks.published_mnist import RATES, published_rows
 from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.imputed import Imputed
 from jaxflows import complete, denoise, fit_by_moves, fit_incomplete, flows, gaussian_start, predict_labels
-from jaxflows.data import load_array, mcar
 from jaxflows.flows import Flow
-from jaxflows.metrics import Gaussian, fit_gaussian_pairs, interval_coverage, rmse_mean, rmse_sample
+from jaxflows.metrics import interval_coverage, rmse_mean, rmse_sample
 from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 
 NAME = "mnist_incomplete"
-NOISE = 0.05
 # of each chain of a test digit, of ``ours``, and the draws that it gives
 MOVES, DRAWS_A_CHAIN = 24, 6
-SHAPE = (28, 28)
-
-
-class Problem(NamedTuple):
-    """Digits in [0, 1], (n, 784), with their masks and labels."""
-
-    train: np.ndarray
-    train_mask: np.ndarray
-    train_labels: np.ndarray
-    test: np.ndarray
-    test_mask: np.ndarray
-    test_labels: np.ndarray
 
 
 class Ours(NamedTuple):
@@ -141,7 +128,7 @@ SCALED = Sizes(
     {
         "ours": Ours(
             lambda: whitened(16, 128), 30_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, **LAYERS, "max_seconds": 900},
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, **LAYERS, "max_seconds": 600},
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
@@ -183,61 +170,22 @@ FULL = Sizes(
 )  # fmt: skip
 
 
-def problem_of(folder: Path, missing: float, seed: int) -> Problem:
-    """All images with masks of this rate; a subset's are the first of them."""
-    parts = []
-    for number, part in enumerate(("train", "t10k")):
-        images = load_array(folder / f"{part}-images-idx3-ubyte.gz").reshape(-1, 784).astype(np.float32) / 255
-        masks = mcar(len(images), (784,), missing, seed=2 * seed + number)
-        parts += [images, masks, load_array(folder / f"{part}-labels-idx1-ubyte.gz").astype(np.int32)]
-    return Problem(*parts)
-
-
-def noisy(key: jax.Array, batch: jax.Array) -> jax.Array:
-    """Pixels in [0, 1] plus N(0, 0.05^2)."""
-    return batch + NOISE * jax.random.normal(key, batch.shape, batch.dtype)
-
-
-class Part(NamedTuple):
-    """The arrays of a problem as events of a flow of ours, and the Gaussian of all training digits."""
-
-    train: np.ndarray
-    train_mask: np.ndarray
-    labels: np.ndarray
-    test: np.ndarray
-    test_mask: np.ndarray
-    gaussian: Gaussian
-
-
-def part_of(problem: Problem, how: Ours, flow: Flow) -> Part:
-    """What a flow of ours is trained on."""
-
-    def events(rows: np.ndarray) -> np.ndarray:
-        return rows.reshape(-1, *flow.event_shape)
-
-    gaussian = fit_gaussian_pairs(events(problem.train), events(problem.train_mask)).with_noise(NOISE**2)
-    some = slice(0, how.train_rows)
-    return Part(
-        events(problem.train[some]), events(problem.train_mask[some]), problem.train_labels[some], events(problem.test),
-        events(problem.test_mask), gaussian,
-    )  # fmt: skip
-
-
 def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     """`fit_by_moves` with labels, and moved draws by `complete`, denoised."""
     how = sizes.ours["ours"]
     flow = how.flow()
-    k_fit, k_draw = jax.random.split(key)
+    k_start, k_fit, k_draw = jax.random.split(key, 3)
     began = time.perf_counter()
-    part = part_of(problem, how, flow)
+    part = part_of(problem, how.train_rows, flow)
     model, report = fit_by_moves(
-        k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=part.gaussian, noise=noisy, **how.fit
-    )
+        k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=part.gaussian.with_noise(NOISE**2), noise=noisy,
+        completions=class_completions(k_start, problem, part, how.fit.get("rank")), **how.fit,
+    )  # fmt: skip
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     done = complete(
         k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.chains, chains=sizes.chains,
-        weighted=False, moves=MOVES,
+        weighted=False, moves=MOVES, antithetic=True,
     )  # fmt: skip
     classes = predict_labels(flow, model, done).argmax(axis=-1)
     about = {
@@ -248,10 +196,11 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     # what was observed has no noise, and counts as it is
     clean = np.where(part.test_mask[:, None], done.samples, denoise(flow, model.params, done.samples, NOISE))
     count = len(problem.test)
-    # of coverage the last of each chain, which are independent
+    # for coverage those that hardly depend on each other
+    apart = np.concatenate([done.samples[:, : sizes.chains : 2], done.samples[:, -sizes.chains :: 2]], axis=1)
     return Imputed(
         clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, report.run.steps,
-        noisy=done.samples[:, : sizes.chains].reshape(count, sizes.chains, -1),
+        noisy=apart.reshape(count, sizes.chains, -1),
     ), about  # fmt: skip
 
 
@@ -261,10 +210,11 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
     flow = how.flow()
     k_start, k_fit, k_draw = jax.random.split(key, 3)
     began = time.perf_counter()
-    part = part_of(problem, how, flow)
+    part = part_of(problem, how.train_rows, flow)
+    params = gaussian_start(k_start, flow, part.gaussian.with_noise(NOISE**2))
     model, report = fit_incomplete(
-        k_fit, flow, part.train, part.train_mask, labels=part.labels, params=gaussian_start(k_start, flow, part.gaussian),
-        noise=noisy, validation=0.02, validation_samples=1, **how.fit,
+        k_fit, flow, part.train, part.train_mask, labels=part.labels, params=params, noise=noisy, validation=0.02,
+        validation_samples=1, **how.fit,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     began = time.perf_counter()

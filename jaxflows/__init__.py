@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from jaxflows.training.fit import fit
     from jaxflows.training.fit_by_moves import fit_by_moves
     from jaxflows.training.fit_incomplete import fit_incomplete
+    from jaxflows.training.gaussian_completions import gaussian_completions
     from jaxflows.training.gaussian_start import gaussian_start
     from jaxflows.training.monte_carlo_em import fit_by_em
     from jaxflows.training.predict_labels import predict_labels
@@ -82,6 +83,7 @@ __all__ = [
     "fit_incomplete",
     "fit_posterior",
     "flows",
+    "gaussian_completions",
     "gaussian_start",
     "hardness",
     "infer",
@@ -118,6 +120,7 @@ _PLACES = {
     "fit_by_moves": "jaxflows.training.fit_by_moves:fit_by_moves",
     "fit_incomplete": "jaxflows.training.fit_incomplete:fit_incomplete",
     "fit_posterior": "jaxflows.conditional.fit_posterior:fit_posterior",
+    "gaussian_completions": "jaxflows.training.gaussian_completions:gaussian_completions",
     "gaussian_start": "jaxflows.training.gaussian_start:gaussian_start",
     "flows": "jaxflows.flows",
     "hardness": "jaxflows.hardness",

@@ -89,15 +89,19 @@ def fit_gaussian_em(
     return Gaussian(event_shape, mean, np.linalg.cholesky(covariance)), report
 
 
-def flat_rows(rows: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows (n, d) in float64 with 0 in every hole, and their mask; ValueError for what a Gaussian cannot be fitted to."""
+def flat_rows(rows: np.ndarray, observed: np.ndarray, *, columns: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (n, d) in float64 with 0 in every hole, and their mask; ValueError for what a Gaussian cannot be fitted to.
+
+    ``columns`` says whether every one has to be observed in some row.
+    """
     rows = np.asarray(rows)
     if rows.ndim < 2 or len(rows) < 2:
         raise ValueError(f"expected at least two rows of events, (n, *event); got shape {rows.shape}")
     values, observed = with_holes(rows.astype(np.float64), observed)
     if not np.all(np.isfinite(values)):
         raise ValueError(f"expected finite observed entries; got others, first in row {_first_bad(values)}")
-    check_columns(values, observed, constants=True)
+    if columns:
+        check_columns(values, observed, constants=True)
     return values.reshape(len(rows), -1), observed.reshape(len(rows), -1)
 
 

@@ -8,7 +8,9 @@ from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_em import flat_rows
 
 
-def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float = 1e-4) -> Gaussian:
+def fit_gaussian_pairs(
+    rows: np.ndarray, observed: np.ndarray, *, floor: float = 1e-4, prior: Gaussian | None = None, prior_rows: float = 100.0
+) -> Gaussian:
     """The Gaussian of pairwise covariances, made positive definite; far cheaper than expectation maximisation.
 
         C_ij = sum_n m_ni m_nj (y_ni - mean_i) (y_nj - mean_j) / sum_n m_ni m_nj
@@ -22,13 +24,16 @@ def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float =
         rows: (n, *event), finite where observed; anything where hidden.
         observed: (n, *event) boolean, True where observed.
         floor: the least eigenvalue where no entry, or hardly any, is hidden, relative to the mean variance.
+        prior: the Gaussian that means and covariances are drawn to, as if it had been seen ``prior_rows`` times at every pair;
+            such as that of all rows, for the rows of one class. A column never observed then has its mean and variance.
+        prior_rows: how often.
 
     Returns:
         The Gaussian, its factor lower triangular. A pair never observed together enters with covariance 0.
 
     Raises:
-        ValueError: fewer than two rows, shapes that differ, values that are not finite where observed, a column never observed,
-            or a floor that is not positive.
+        ValueError: fewer than two rows, shapes that differ, values that are not finite where observed, a column never observed
+            without a prior, a floor or prior_rows that are not positive, a prior of other events.
 
     Cost: O(n d^2 + d^3).
 
@@ -37,11 +42,20 @@ def fit_gaussian_pairs(rows: np.ndarray, observed: np.ndarray, *, floor: float =
     """
     if not (np.isfinite(floor) and floor > 0):
         raise ValueError(f"expected a finite floor > 0; got {floor}")
-    values, mask = flat_rows(rows, observed)
+    if not (np.isfinite(prior_rows) and prior_rows > 0):
+        raise ValueError(f"expected finite prior_rows > 0; got {prior_rows}")
+    if prior is not None and tuple(prior.event_shape) != np.shape(rows)[1:]:
+        raise ValueError(f"expected a prior of events {np.shape(rows)[1:]}; got {tuple(prior.event_shape)}")
+    values, mask = flat_rows(rows, observed, columns=prior is None)
     seen = mask.astype(np.float32)
-    mean = values.sum(axis=0) / seen.sum(axis=0, dtype=np.float64)
+    sums, counts = values.sum(axis=0), seen.sum(axis=0, dtype=np.float64)
+    mean = sums / counts if prior is None else (sums + prior_rows * prior.mean) / (counts + prior_rows)
     centred = np.where(mask, values - mean, 0.0).astype(np.float32)
-    covariance = (centred.T @ centred).astype(np.float64) / np.maximum(seen.T @ seen, 1)
+    products, pairs = (centred.T @ centred).astype(np.float64), (seen.T @ seen).astype(np.float64)
+    if prior is None:
+        covariance = products / np.maximum(pairs, 1)
+    else:
+        covariance = (products + prior_rows * (prior.factor @ prior.factor.T)) / (pairs + prior_rows)
     spectrum, vectors = np.linalg.eigh(covariance)
     negative = spectrum[spectrum < 0]
     scatter = -float(negative.mean()) if negative.size else 0.0

@@ -27,7 +27,6 @@ from jax.sharding import Mesh
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.conditional.moves import first_log_step
-from jaxflows.conditional.row_posteriors import rounded_slots
 from jaxflows.flows import Flow
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.metrics.gaussian_baseline import Gaussian
@@ -37,12 +36,13 @@ from jaxflows.precision import at_precision
 from jaxflows.sharding import Devices, by_rows, gathered
 from jaxflows.training.fit import initial_params
 from jaxflows.training.fit_report import FitReport, fit_report
+from jaxflows.training.gaussian_completions import check_rank, gaussian_completions, mass_moments, slots
 from jaxflows.training.gaussian_start import can_start_gaussian, gaussian_start
-from jaxflows.training.incomplete_data import incomplete_data
+from jaxflows.training.incomplete_data import IncompleteData, incomplete_data
 from jaxflows.training.loop import RunOptions, dtype_of, run
 from jaxflows.training.metrics_writers import MetricsWriter
-from jaxflows.training.moving_rows import Chains, Turn, first_completions, mass_moments, moved_batch
-from jaxflows.training.rows import digest
+from jaxflows.training.moving_rows import Chains, Turn, moved_batch
+from jaxflows.training.rows import check_rows, digest
 from jaxflows.training.step import Noise, TrainState, constrained_step, negative_log_likelihood, settle
 
 # rows whose first completions start a flow, and over which the latents' moments are taken for the classifier
@@ -98,6 +98,7 @@ def fit_by_moves(
     head_weight: float = 1e-3,
     gaussian: Gaussian | None = None,
     rank: int | None = None,
+    completions: Any = None,
     moves: int = 1,
     move_every: int = 1,
     params: Params | None = None,
@@ -138,9 +139,12 @@ def fit_by_moves(
             their mass. It decides what a run costs, not where it ends. None for `jaxflows.metrics.fit_gaussian_pairs`.
         rank: how many leading directions of the Gaussian count in first completions and mass, the others being alike, where
             that is less than is hidden and less than is observed: a turn then factorises ``rank`` rows. None for all.
+        completions: (n, *event_shape) where the completion of each row begins, ``noise`` included, from any imputer; what is
+            observed in a row is not looked at. The nearer to the truth, the fewer turns are needed. None for draws of
+            ``gaussian``.
         moves: of each completion in its row's turn.
-        move_every: epochs from one in which completions move to the next. In those between the flow steps on them as they are,
-            at a fraction of the work: more steps for the same time, on completions that are older.
+        move_every: completions move in the last of so many epochs. In the others the flow steps on them as they are, at a
+            fraction of the work: more steps for the same time, on completions that are older.
         params: where the flow starts; None for the Gaussian (`jaxflows.gaussian_start`) where the flow can be one, else for
             ``flow.init`` followed by data-dependent initialisation on first completions.
         noise: ``(key, batch) -> batch``, as in `jaxflows.fit`, acting on each entry for itself.
@@ -177,24 +181,20 @@ def fit_by_moves(
     if not (np.isfinite(head_weight) and head_weight >= 0):
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
     check_head(flow.event_shape, head_hidden, labels is not None)
+    check_rank(rank, flow.size)
     if gaussian is not None and tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
-    if rank is not None and not 1 <= rank < flow.size:
-        raise ValueError(f"expected a rank from 1 to {flow.size - 1}, or None for all directions; got {rank}")
     rows = incomplete_data(flow, data, observed, name="data", noisy=noise is not None, labels=labels)
+    first = None if completions is None else _checked_completions(flow, completions, data, rows)
     classes = int(rows.labels.max(initial=-1)) + 1
     if labels is not None and classes == 0:
         raise ValueError("expected a label for some row with something observed; got none")
     k_init, k_order, k_step, k_move, k_noise = jax.random.split(key, 5)
     dtype = jnp.result_type(float) if params is None else dtype_of(params)
     if gaussian is None:
-        values = jnp.asarray(rows.values, dtype)
-        gaussian = fit_gaussian_pairs(np.asarray(values if noise is None else noise(k_noise, values)), rows.observed)
-    hidden_counts = np.sum(~rows.observed.reshape(len(rows.values), -1), axis=1)
-    bounds = (
-        rounded_slots(int(hidden_counts.max()), flow.size), rounded_slots(int(flow.size - hidden_counts.min()), flow.size),
-    )  # fmt: skip
-    moments = mass_moments(gaussian, rank if rank is not None and rank < min(bounds) else None, dtype)
+        gaussian = fit_gaussian_pairs(_noisy(noise, k_noise, jnp.asarray(rows.values, dtype)), rows.observed)
+    bounds = slots(rows.observed)
+    moments = mass_moments(gaussian, rank, bounds, dtype)
     batch = rows.batch(dtype)
 
     order = options.order(k_order, len(rows.values))
@@ -202,16 +202,21 @@ def fit_by_moves(
     if params is None and can_start_gaussian(flow):
         params = gaussian_start(k_init, flow, gaussian)
     elif params is None:
-        first = order.epoch(0).reshape(-1)[:FIRST_ROWS]
-        params = initial_params(k_init, flow, first_completions(k_init, moments, bounds, batch(first), noise), None)
+        some = order.epoch(0).reshape(-1)[:FIRST_ROWS]
+        k_draw, k_rows = jax.random.split(k_init)
+        began = _noisy(noise, k_rows, batch(some).rows) if first is None else first[some]
+        if first is None:
+            began = gaussian_completions(k_draw, gaussian, began, rows.observed[some], rank=rank, progress=False)
+        params = initial_params(k_init, flow, began, None)
     start: dict[str, Any] = {"flow": params}
     if labels is not None:
         start["head"] = fresh_head(jax.random.fold_in(k_init, 1), flow.event_shape, classes, head_hidden)
     mesh = options.mesh()
     chains = Chains(
-        jnp.zeros((len(rows.values), *flow.event_shape), dtype), jnp.zeros(len(rows.values), bool),
-        first_log_step(jnp.asarray(hidden_counts.mean())).astype(dtype),
-    )  # fmt: skip
+        jnp.zeros((len(rows.values), *flow.event_shape), dtype) if first is None else jnp.array(first, dtype),
+        jnp.full(len(rows.values), first is not None),
+        first_log_step(jnp.asarray(np.sum(~rows.observed) / len(rows.observed))).astype(dtype),
+    )
     loss = _loss(flow, power_series(terms=8) if estimator is None else estimator, head_weight, mesh)
 
     def step_of(parts: int) -> Callable[..., tuple[_State, dict[str, jax.Array]]]:
@@ -223,7 +228,7 @@ def fit_by_moves(
 
         def step(state: _State, turn: Turn, number: jax.Array, position: jax.Array) -> tuple[_State, dict[str, jax.Array]]:
             params = flow.bijector.constrain(state.train.raw["flow"])
-            now = None if move_every == 1 else (number // order.steps_per_epoch) % move_every == 0
+            now = None if move_every == 1 else (number // order.steps_per_epoch + 1) % move_every == 0
             chains, completions, acceptance = moved(jax.random.fold_in(k_move, number), params, state.chains, turn, now)
             train, losses = update(state.train, (completions, turn.batch.labels), number, position)
             measured = {"acceptance": acceptance, "step_size": jnp.exp(state.chains.log_step)}
@@ -235,6 +240,7 @@ def fit_by_moves(
         "flow": flow.bijector.spec, "event_shape": list(flow.event_shape), **rows.digests("data"), "moves": moves,
         "move_every": move_every, "rank": rank,
         "head_weight": head_weight, "head_hidden": list(head_hidden),
+        "completions": None if first is None else digest(first),
         "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
         **options.description(key, order),
     }  # fmt: skip
@@ -258,6 +264,18 @@ def fit_by_moves(
         labelled_rows=int(np.sum(rows.labels >= 0)),
     )
     return IncompleteModel(settled, None, head), report
+
+
+def _noisy(noise: Noise | None, key: jax.Array, rows: jax.Array) -> np.ndarray:
+    return np.asarray(rows if noise is None else noise(key, rows))
+
+
+def _checked_completions(flow: Flow, completions: Any, data: Any, rows: IncompleteData) -> np.ndarray:
+    """Of the rows that are trained on; ValueError or TypeError for others than finite events."""
+    completions = check_rows(flow, completions, "completions", noisy=False)
+    if len(completions) != len(data):
+        raise ValueError(f"expected as many completions as rows of data, {len(data)}; got {len(completions)}")
+    return completions[rows.numbers]
 
 
 def _loss(

@@ -22,16 +22,20 @@ class IncompleteData(NamedTuple):
         observed: (n, *event) boolean.
         labels: (n,) integers, -1 where unknown.
         empty: how many rows with nothing observed were left out.
+        numbers: (n,) of the rows among those that were given.
     """
 
     values: np.ndarray
     observed: np.ndarray
     labels: np.ndarray
     empty: int
+    numbers: np.ndarray
 
     def take(self, numbers: np.ndarray) -> IncompleteData:
         """Some of the rows."""
-        return IncompleteData(self.values[numbers], self.observed[numbers], self.labels[numbers], self.empty)
+        return IncompleteData(
+            self.values[numbers], self.observed[numbers], self.labels[numbers], self.empty, self.numbers[numbers]
+        )
 
     def batch(self, dtype: Any) -> Callable[[np.ndarray], IncompleteBatch]:
         """``row numbers -> mini-batch``."""
@@ -75,4 +79,4 @@ def incomplete_data(
         raise ValueError(f"expected labels from 0, or -1 where unknown; got {labels[row]} at row {row}")
     some = np.flatnonzero(observed.reshape(len(values), -1).any(axis=1))
     # -1 has to fit into what the labels come as
-    return IncompleteData(values[some], observed[some], labels[some].astype(np.int64), len(values) - len(some))
+    return IncompleteData(values[some], observed[some], labels[some].astype(np.int64), len(values) - len(some), some)

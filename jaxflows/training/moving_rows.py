@@ -10,25 +10,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
 from jaxflows.conditional.moves import TARGET_ACCEPTANCE, place, trajectory
-from jaxflows.conditional.spreads import (
-    Moments,
-    Principal,
-    conditional_spread,
-    gaussian_completion,
-    gaussian_event,
-    moments_of,
-    principal_of,
-)
+from jaxflows.conditional.spreads import Moments, Principal
 from jaxflows.flows import Flow
-from jaxflows.metrics.gaussian_baseline import Gaussian
-from jaxflows.observation import mask
 from jaxflows.precision import full_precision
 from jaxflows.sharding import by_rows, replicated_inside
+from jaxflows.training.gaussian_completions import Bounds, begun
 from jaxflows.training.joint_loss import IncompleteBatch
 from jaxflows.training.step import Noise
 
@@ -54,44 +44,10 @@ class Turn(NamedTuple):
     batch: IncompleteBatch
 
 
-def mass_moments(gaussian: Gaussian, rank: int | None, dtype: Any) -> Moments | Principal:
-    """Of a Gaussian, or of its leading ``rank`` directions."""
-    mean, covariance = gaussian.mean.reshape(gaussian.event_shape), gaussian.factor @ gaussian.factor.T
-    if rank is not None:
-        return principal_of(mean, covariance, rank, dtype)
-    return moments_of(jnp.asarray(mean, dtype), jnp.asarray(covariance, dtype))
-
-
-def _begun(
-    key: jax.Array, moments: Moments | Principal, bounds: tuple[int, int], row: jax.Array, observed: jax.Array
-) -> tuple[Any, jax.Array]:
-    """The spread of one row's hidden entries, and a first completion: a draw of the Gaussian given the row."""
-    observation = mask(observed)
-    spread = conditional_spread(moments, observation, *bounds)
-    event = gaussian_event(key, moments)
-    return spread, gaussian_completion(moments, observation, spread, observation.observed_part(row), event)
-
-
-def first_completions(
-    key: jax.Array, moments: Moments | Principal, bounds: tuple[int, int], batch: IncompleteBatch, noise: Noise | None
-) -> np.ndarray:
-    """(b, *event): draws of the Gaussian given each row."""
-    k_noise, k_draw = jax.random.split(key)
-    rows = batch.rows if noise is None else noise(k_noise, batch.rows)
-
-    @jax.jit
-    @full_precision
-    def all_of(moments: Any, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
-        one = lambda some: _begun(some[0], moments, bounds, *some[1:])[1]  # noqa: E731
-        return jax.lax.map(one, (keys, rows, observed), batch_size=64)
-
-    return np.asarray(all_of(moments, jax.random.split(k_draw, len(rows)), rows, batch.observed))
-
-
 def moved_batch(
     flow: Flow,
     moments: Moments | Principal,
-    bounds: tuple[int, int],
+    bounds: Bounds,
     moves: int,
     noise: Noise | None,
     mesh: Mesh | None,
@@ -99,15 +55,22 @@ def moved_batch(
 ) -> Callable[[jax.Array, Params, Chains, Turn, jax.Array | None], tuple[Chains, jax.Array, jax.Array]]:
     """``(key, params, chains, turn, now) -> (chains, completions of the turn (b, *event), mean acceptance)``.
 
-    ``now`` says whether they move; None for always. Where they do not, what they are stays, and the acceptance is NaN.
+    ``now`` says whether they move; None for always. Where they do not, what they are stays, or begins, and the acceptance is
+    NaN.
     """
 
-    def row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begun: jax.Array) -> Any:
+    def start_of(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begins: jax.Array) -> Any:
+        spread, fresh = begun(key, shared, bounds, y, observed)
+        # what was observed may have new noise
+        return spread, jnp.where(observed, y, jnp.where(begins, fresh, before))
+
+    def start_row(moments: Any, key: jax.Array, *own: jax.Array) -> jax.Array:
+        return start_of(moments, jax.random.split(key)[0], *own)[1]
+
+    def move_row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, *own: jax.Array) -> Any:
         params, moments, step = shared
         k_begin, k_move = jax.random.split(key)
-        spread, fresh = _begun(k_begin, moments, bounds, y, observed)
-        # what was observed may have new noise
-        begin = jnp.where(observed, y, jnp.where(begun, before, fresh))
+        spread, begin = start_of(moments, k_begin, y, observed, *own)
 
         def one(here: Any, k: jax.Array) -> Any:
             return trajectory(k, flow, params, spread, here, step, LEAPFROGS)
@@ -115,7 +78,8 @@ def moved_batch(
         ended, chances = jax.lax.scan(one, place(flow, params, spread, begin), jax.random.split(k_move, moves))
         return jnp.where(observed, y, ended.y), jnp.mean(chances)
 
-    every = by_rows(lambda shared, some: jax.vmap(lambda *own: row(shared, *own))(*some), mesh, parts)
+    def all_of(row: Callable[..., Any]) -> Callable[..., Any]:
+        return by_rows(lambda shared, some: jax.vmap(lambda *own: row(shared, *own))(*some), mesh, parts)
 
     @full_precision
     def turn_of(
@@ -124,17 +88,24 @@ def moved_batch(
         k_noise, k_rows = jax.random.split(key)
         batch, numbers = turn.batch, turn.numbers
         rows = batch.rows if noise is None else noise(k_noise, batch.rows)
-        keys = jax.random.split(k_rows, len(numbers))
-        before = chains.y[numbers]
-        own = keys, rows, batch.observed, before, chains.begun[numbers]
+        before, begins = chains.y[numbers], ~chains.begun[numbers]
+        own = jax.random.split(k_rows, len(numbers)), rows, batch.observed, before, begins
+        still = jnp.full(len(numbers), jnp.nan, rows.dtype)
 
         def moved() -> tuple[jax.Array, jax.Array]:
-            return every((params, moments, jnp.exp(chains.log_step)), own)
+            return all_of(move_row)((params, moments, jnp.exp(chains.log_step)), own)
+
+        def started() -> tuple[jax.Array, jax.Array]:
+            return all_of(start_row)(moments, own), still
 
         def as_they_are() -> tuple[jax.Array, jax.Array]:
-            return jnp.where(batch.observed, rows, before), jnp.full(len(numbers), jnp.nan, rows.dtype)
+            return jnp.where(batch.observed, rows, before), still
 
-        completions, chances = moved() if now is None else jax.lax.cond(now, moved, as_they_are)
+        if now is None:
+            completions, chances = moved()
+        else:
+            which = jnp.where(now, 2, jnp.any(begins).astype(int))
+            completions, chances = jax.lax.switch(which, (as_they_are, started, moved))
         # every device keeps all completions
         whole = replicated_inside(completions, mesh)
         acceptance = jnp.mean(chances)

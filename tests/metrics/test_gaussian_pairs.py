@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from jaxflows.data import mcar
-from jaxflows.metrics import fit_gaussian, fit_gaussian_pairs
+from jaxflows.metrics import Gaussian, fit_gaussian, fit_gaussian_pairs
 
 RNG = np.random.default_rng(0)
 COVARIANCE = np.array([[1.0, 0.6, 0.2], [0.6, 2.0, -0.5], [0.2, -0.5, 0.5]])
@@ -65,6 +65,26 @@ def test_pairs_never_seen_together_constants_and_image_events():
     assert np.all(np.diag(fit_gaussian_pairs(np.ones((3, 2)), np.ones((3, 2), bool)).factor) > 0)
 
 
+def test_a_prior_counts_as_rows_seen_at_every_pair():
+    few, seen = ROWS[:60], OBSERVED[:60]
+    prior = fit_gaussian_pairs(ROWS, OBSERVED)
+    ours = fit_gaussian_pairs(few, seen, prior=prior, prior_rows=30.0)
+    held = np.where(seen, few, 0.0)
+    counts = seen.sum(axis=0)
+    mean = (held.sum(axis=0) + 30 * prior.mean) / (counts + 30)
+    centred = np.where(seen, few - mean, 0.0)
+    pairs = seen.T.astype(float) @ seen
+    covariance = (centred.T @ centred + 30 * prior.factor @ prior.factor.T) / (pairs + 30)
+    np.testing.assert_allclose(ours.mean, mean, rtol=1e-9)
+    np.testing.assert_allclose(ours.factor @ ours.factor.T, covariance, rtol=1e-4, atol=1e-5)
+    # many rows outweigh it, and it outweighs few
+    strong = fit_gaussian_pairs(few, seen, prior=prior, prior_rows=1e9)
+    np.testing.assert_allclose(strong.factor, prior.factor, atol=1e-4)
+    never = fit_gaussian_pairs(few, seen & np.array([True, False, True]), prior=prior, prior_rows=30.0)
+    assert never.mean[1] == pytest.approx(prior.mean[1])
+    assert (never.factor @ never.factor.T)[1, 1] == pytest.approx((prior.factor @ prior.factor.T)[1, 1], rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("rows", "observed", "options", "message"),
     [
@@ -74,6 +94,8 @@ def test_pairs_never_seen_together_constants_and_image_events():
         (ROWS, OBSERVED[:, :2], {}, "mask of the data's shape"),
         (ROWS, OBSERVED, {"floor": 0.0}, "floor > 0"),
         (ROWS, OBSERVED, {"floor": np.nan}, "floor > 0"),
+        (ROWS, OBSERVED, {"prior_rows": 0.0}, "expected finite prior_rows > 0; got 0.0"),
+        (ROWS, OBSERVED, {"prior": Gaussian((2,), np.zeros(2), np.eye(2))}, r"prior of events \(3,\); got \(2,\)"),
     ],
 )
 def test_bad_input_is_refused(rows, observed, options, message):

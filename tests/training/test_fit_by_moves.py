@@ -84,10 +84,26 @@ def test_completions_that_move_in_every_third_epoch_end_at_the_same_likelihood(t
     # as many epochs move as where all do
     assert best - 0.02 < log_likelihood(model.params, ROWS, OBSERVED) < best
     steps = report.run.steps // 360
-    moved = (np.arange(report.run.steps) // steps) % 3 == 0
+    moved = (np.arange(report.run.steps) // steps) % 3 == 2
     np.testing.assert_array_equal(np.isfinite(report.acceptance), moved)
     stays = np.flatnonzero(~moved)[:-1]
     np.testing.assert_array_equal(report.step_size[stays + 1], report.step_size[stays])
+
+
+def test_completions_begin_where_they_are_told(tmp_path):
+    """The first loss is that of the rows filled as they were given, and a run of others does not go on from its checkpoint."""
+    filled = np.where(OBSERVED, ROWS, 5.0)
+    options = {"completions": filled, "move_every": 9, "batch_size": 400, "epochs": 2, "labels": None, "checkpoint_every": 1}
+    _, report = fitted(tmp_path, **options)
+    some = OBSERVED.any(axis=1)
+    start = affine_start(ROWS)
+    expected = -np.mean(jax.vmap(lambda y: AFFINE.log_prob(start, y))(filled[some].astype(np.float32))) / 3
+    assert report.run.losses[0] == pytest.approx(expected, rel=1e-5)
+    with pytest.raises(ForeignCheckpointError, match="completions"):
+        fitted(tmp_path, **options | {"completions": filled + 1})
+    # what a flow that cannot start as a Gaussian is initialised with
+    _, other = fitted(tmp_path / "other", **options | {"params": None})
+    assert np.isfinite(other.run.losses).all()
 
 
 def test_the_classifier_predicts_rows_without_a_label_and_is_kept(run, tmp_path):
@@ -183,6 +199,9 @@ def test_rows_without_holes_are_trained_on_as_they_are():
         ({"rank": 3}, "expected a rank from 1 to 2, or None for all directions; got 3"),
         ({"head_weight": -1.0}, "expected a finite head_weight >= 0; got -1.0"),
         ({"head_hidden": (0,)}, r"expected head_hidden to be widths >= 1; got \(0,\)"),
+        ({"completions": np.zeros((400, 2))}, r"expected completions of shape \(n, 3\); got \(400, 2\)"),
+        ({"completions": np.zeros((399, 3))}, "expected as many completions as rows of data, 400; got 399"),
+        ({"completions": np.full((400, 3), np.nan)}, "expected finite completions; got nan"),
         ({"head_hidden": (4,), "labels": None}, r"expected labels for a classifier with head_hidden=\(4,\); got none"),
         ({"gaussian": Gaussian((2,), np.zeros(2), np.eye(2))}, r"expected a Gaussian of events \(3,\); got \(2,\)"),
         ({"labels": np.full(400, -1)}, "expected a label for some row with something observed; got none"),
