@@ -9,19 +9,22 @@ Every pixel of every image is missing by the same chance, in training and test i
 What is done stands in the results file: a second start goes on with the rest. Rows marked ``scaled`` are of a subset of the
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
-Ours are two. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`). They
-begin as draws of Gaussians that pairs of observed pixels tell of, one for each class, as the labels say
-(`jaxflows.gaussian_completions`); draws of test digits, six of a chain, are without the noise of training (`jaxflows.denoise`).
-``ours_amortised`` starts as the Gaussian of all classes together (`jaxflows.gaussian_start`) and trains flow, network and
-classifier together from there, as the paper does (`jaxflows.fit_incomplete`).
+Ours are three. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`),
+first drawn from the Gaussian that pairs of observed pixels of all training digits tell of; its draws, six of a chain, are
+without the noise of training (`jaxflows.denoise`). ``ours_by_class`` is the same, but completions begin as draws of one such
+Gaussian for each class, as the labels say (`jaxflows.gaussian_completions`), and move in the last of every three epochs; draws
+are in antithetic pairs. Its classifier learns of completions that tell the class, which those of a test digit do not.
+``ours_amortised`` starts as the Gaussian of all digits (`jaxflows.gaussian_start`) and trains flow, network and classifier
+together from there, as the paper does (`jaxflows.fit_incomplete`).
 
 Row keys: system, missing, seed, scaled; accuracy_incomplete (of the head trained on the incomplete digits) and
 accuracy_complete_classifier (of the completed mean, by the classifier of `misgan-mnist-fid`, trained on complete digits);
 fid_sample (`jaxflows.metrics.mnist_fid` of one draw a digit, or of the one completion of a system without draws, `draws` being
 False); rmse_mean and rmse_sample, clipped, pooled over missing pixels; coverage_90 (of the true pixel, by eight draws; ours
-model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise, one of an antithetic pair, and of ``ours``
-the first and the last of every other chain); train_seconds, step_seconds, device; training_rows (of ours those of the Gaussian;
-scaled, their flows train on the first of them), test_rows. Published rows have a source and no seed.
+model the pixel plus N(0, 0.05^2), and are asked for that by draws with the noise: one of a chain of ``ours``, one of an
+antithetic pair of ``ours_amortised``, and the first and the last of one chain of a pair of ``ours_by_class``); train_seconds,
+step_seconds, device; training_rows (of ours those of the Gaussian; scaled, their flows train on the first of them), test_rows.
+Published rows have a source and no seed.
 """
 
 from __future__ import annotations
@@ -61,11 +64,13 @@ class Ours(NamedTuple):
         flow: its architecture.
         train_rows: the first so many images; those of the Gaussian are the system's.
         fit: options of `jaxflows.fit_by_moves` or `jaxflows.fit_incomplete`.
+        by_class: whether completions begin as draws of one Gaussian for each class, and test digits are drawn in pairs.
     """
 
     flow: Callable[[], Flow]
     train_rows: int
     fit: dict[str, Any]
+    by_class: bool = False
 
 
 class Sizes(NamedTuple):
@@ -76,7 +81,7 @@ class Sizes(NamedTuple):
         train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
         ours: by system, how ours are trained.
         draws: of ``ours_amortised``, a test digit.
-        chains: of ``ours``, likewise.
+        chains: of the other two, likewise.
         amortised: whether ``ours_amortised`` draws from what its network says, in place of the Gauss-Newton posterior.
         systems: options of each comparator, and ``train_rows`` of ours.
     """
@@ -109,6 +114,7 @@ QUICK = Sizes(
     True, 128, 32,
     {
         "ours": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, **LAYERS}),
+        "ours_by_class": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, "move_every": 2, **LAYERS}, True),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), 128, {"epochs": 1, "batch_size": 64}
         ),
@@ -128,7 +134,12 @@ SCALED = Sizes(
     {
         "ours": Ours(
             lambda: whitened(16, 128), 30_000,
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, **LAYERS, "max_seconds": 900},
+        ),
+        "ours_by_class": Ours(
+            lambda: whitened(16, 128), 30_000,
             {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, **LAYERS, "max_seconds": 600},
+            True,
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
@@ -137,7 +148,8 @@ SCALED = Sizes(
     },
     16, 8, False,
     {
-        "ours": {"train_rows": 60_000}, "ours_amortised": {"train_rows": 60_000}, "column_mean": {},
+        "ours": {"train_rows": 60_000}, "ours_by_class": {"train_rows": 60_000}, "ours_amortised": {"train_rows": 60_000},
+        "column_mean": {},
         "gaussian_pairwise": {"train_rows": 60_000}, "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5},
         "mice": {"rounds": 2, "neighbours": 30}, "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
         "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "gain": {"steps": 2000},
@@ -153,6 +165,10 @@ FULL = Sizes(
         "ours": Ours(
             lambda: whitened(64, 512), 60_000,
             {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, **LAYERS, "max_seconds": 200},
+        ),
+        "ours_by_class": Ours(
+            lambda: whitened(64, 512), 60_000,
+            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, "move_every": 3, **LAYERS, "max_seconds": 200}, True,
         ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512), 60_000,
@@ -170,22 +186,23 @@ FULL = Sizes(
 )  # fmt: skip
 
 
-def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
+def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Imputed, Row]:
     """`fit_by_moves` with labels, and moved draws by `complete`, denoised."""
-    how = sizes.ours["ours"]
+    how = sizes.ours[name]
     flow = how.flow()
-    k_start, k_fit, k_draw = jax.random.split(key, 3)
+    *k_start, k_fit, k_draw = jax.random.split(key, 3 if how.by_class else 2)
     began = time.perf_counter()
     part = part_of(problem, how.train_rows, flow)
+    start = class_completions(k_start[0], problem, part, how.fit.get("rank")) if how.by_class else None
     model, report = fit_by_moves(
         k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=part.gaussian.with_noise(NOISE**2), noise=noisy,
-        completions=class_completions(k_start, problem, part, how.fit.get("rank")), **how.fit,
+        completions=start, **how.fit,
     )  # fmt: skip
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     done = complete(
         k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.chains, chains=sizes.chains,
-        weighted=False, moves=MOVES, antithetic=True,
+        weighted=False, moves=MOVES, antithetic=how.by_class,
     )  # fmt: skip
     classes = predict_labels(flow, model, done).argmax(axis=-1)
     about = {
@@ -196,8 +213,9 @@ def ours(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
     # what was observed has no noise, and counts as it is
     clean = np.where(part.test_mask[:, None], done.samples, denoise(flow, model.params, done.samples, NOISE))
     count = len(problem.test)
-    # for coverage those that hardly depend on each other
-    apart = np.concatenate([done.samples[:, : sizes.chains : 2], done.samples[:, -sizes.chains :: 2]], axis=1)
+    # for coverage those that hardly depend on each other: the last states of all chains come first
+    last, first = done.samples[:, : sizes.chains], done.samples[:, -sizes.chains :]
+    apart = np.concatenate([last[:, ::2], first[:, ::2]], axis=1) if how.by_class else last
     return Imputed(
         clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, report.run.steps,
         noisy=apart.reshape(count, sizes.chains, -1),
@@ -237,7 +255,10 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
     ), about  # fmt: skip
 
 
-OURS = {"ours": ours, "ours_amortised": ours_amortised}
+OURS = {
+    "ours": functools.partial(moved, name="ours"), "ours_by_class": functools.partial(moved, name="ours_by_class"),
+    "ours_amortised": ours_amortised,
+}  # fmt: skip
 
 
 def scores(problem: Problem, done: Imputed) -> Row:

@@ -16,6 +16,7 @@ training   fit            maximum likelihood on complete data
            fit_by_em      the same by completing and fitting in turn
            fit_by_moves   the same with completions that move along with the flow: for explicit flows
            gaussian_start parameters with which a dense residual or a fully whitened flow begins as a Gaussian
+           gaussian_completions rows filled by draws of a Gaussian: where completions may begin
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
 models     save, load     one file a model, no code in it; ``save_incomplete`` and ``load_incomplete`` with the network and
                           classifier that `fit_incomplete` trained, ``save_amortised`` and ``load_amortised`` of a
