@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
 from typing import Any
 
 import jax
@@ -40,7 +40,7 @@ def gaussian_completions(
     deviations, in float64, and takes several times as long.
 
     Args:
-        key: of the draws.
+        key: of the draws; that of a row depends on its number alone, not on the other rows.
         gaussian: of events, with the noise of the rows.
         rows: (n, *event), finite where observed; anything where hidden.
         observed: (n, *event) boolean, True where observed.
@@ -75,14 +75,17 @@ def gaussian_completions(
         return values
     bounds = slots(observed)
     moments = mass_moments(gaussian, rank, bounds, jnp.float32)
-    draw = _draws(bounds)
     filled = np.empty_like(values)
     with progress_bar(len(values), description="completions", unit="row", show=progress) as bar:
         for start in range(0, len(values), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
-            keys = jax.random.split(jax.random.fold_in(key, start), len(values[some]))
-            filled[some] = draw(moments, keys, jnp.asarray(values[some]), jnp.asarray(observed[some]))
-            bar.update(len(keys))
+            rows, seen = values[start : start + _AT_ONCE], observed[start : start + _AT_ONCE]
+            count = len(rows)
+            # a power of two of them, lest every number of rows be compiled for; what is too many is all observed
+            more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (rows.ndim - 1)
+            keys = jax.random.split(jax.random.fold_in(key, start), count + more[0][1])
+            drawn = _draws(bounds, moments, keys, np.pad(rows, more), np.pad(seen, more, constant_values=True))
+            filled[start : start + count] = drawn[:count]
+            bar.update(count)
     return filled
 
 
@@ -118,13 +121,10 @@ def begun(
     return spread, gaussian_completion(moments, observation, spread, observation.observed_part(row), event)
 
 
-def _draws(bounds: Bounds) -> Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array]:
-    @jax.jit
-    @full_precision
-    def all_of(moments: Any, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
-        def one(some: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            return begun(some[0], moments, bounds, *some[1:])[1]
+@functools.partial(jax.jit, static_argnums=0)
+@full_precision
+def _draws(bounds: Bounds, moments: Moments | Principal, keys: jax.Array, rows: jax.Array, observed: jax.Array) -> jax.Array:
+    def one(some: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        return begun(some[0], moments, bounds, *some[1:])[1]
 
-        return jax.lax.map(one, (keys, rows, observed), batch_size=64)
-
-    return all_of
+    return jax.lax.map(one, (keys, rows, observed), batch_size=64)

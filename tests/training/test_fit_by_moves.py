@@ -97,7 +97,8 @@ def test_completions_begin_where_they_are_told(tmp_path):
     _, report = fitted(tmp_path, **options)
     some = OBSERVED.any(axis=1)
     start = affine_start(ROWS)
-    expected = -np.mean(jax.vmap(lambda y: AFFINE.log_prob(start, y))(filled[some].astype(np.float32))) / 3
+    log_probs = jax.vmap(lambda y: AFFINE.log_prob(start, y))(filled[some].astype(np.float32))
+    expected = -float(np.mean(log_probs)) / 3
     assert report.run.losses[0] == pytest.approx(expected, rel=1e-5)
     with pytest.raises(ForeignCheckpointError, match="completions"):
         fitted(tmp_path, **options | {"completions": filled + 1})

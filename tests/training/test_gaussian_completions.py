@@ -62,6 +62,15 @@ def test_nothing_and_everything_observed_one_row_and_none():
     assert jf.gaussian_completions(KEY, GAUSSIAN, rows[:0], seen[:0], progress=False).shape == (0, 5)
 
 
+def test_the_draw_of_a_row_does_not_depend_on_the_others():
+    rows = np.tile(ROW, (1100, 1)).astype(np.float32)
+    seen = np.tile(SEEN, (1100, 1))
+    draws = jf.gaussian_completions(KEY, GAUSSIAN, rows, seen, progress=False)
+    some = jf.gaussian_completions(KEY, GAUSSIAN, rows[:37], seen[:37], progress=False)
+    np.testing.assert_allclose(some, draws[:37], rtol=1e-5, atol=1e-5)
+    assert len(np.unique(draws[:, 1])) == len(draws)
+
+
 @pytest.mark.parametrize(
     ("rows", "seen", "options", "message"),
     [
