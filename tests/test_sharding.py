@@ -37,10 +37,12 @@ def outcome(count):
         jax.random.key(1), AFFINE, holes, observed, params=affine_start(holes), validation=0.0, learning_rate=1e-2,
         estimator="exact", batch_size=ODD, **options,
     )  # fmt: skip
-    following, moved = fit_by_moves(
-        jax.random.key(3), AFFINE, holes, observed, params=affine_start(holes), learning_rate=1e-2, batch_size=ODD,
-        labels=(rows[:, 0] > 1.0).astype(int), **options,
-    )  # fmt: skip
+    by_moves = options | {
+        "params": affine_start(holes), "learning_rate": 1e-2, "batch_size": ODD, "labels": (rows[:, 0] > 1.0).astype(int)
+    }  # fmt: skip
+    following, moved = fit_by_moves(jax.random.key(3), AFFINE, holes, observed, **by_moves)
+    # in an epoch that moves and one in which rows begin and others stay, beside a classifier of events
+    rarely, stayed = fit_by_moves(jax.random.key(3), AFFINE, holes, observed, move_every=2, head_hidden=(4,), **by_moves)
     flow = flows.residual(event_shape=(3,), blocks=1, hidden=4)
     noise = lambda key, batch: batch + 0.1 * jax.random.normal(key, batch.shape)  # noqa: E731
     params, report = fit(
@@ -53,6 +55,7 @@ def outcome(count):
     trees = {
         "fit_incomplete": (model.params, model.network_params, joint.run.losses),
         "fit_by_moves": (following.params, following.head, moved.run.losses, moved.acceptance),
+        "fit_by_moves now and then": (rarely.params, rarely.head, stayed.run.losses, np.nanmean(stayed.acceptance)),
         "fit": (params, report.losses, report.validation_losses),
         "complete": (result.samples, result.log_weights, result.info.bound),
     }
@@ -83,7 +86,7 @@ def forced(tmp_path_factory):
 
 @pytest.mark.long
 @pytest.mark.parametrize("count", COUNTS[1:])
-@pytest.mark.parametrize("name", ["fit_incomplete", "fit_by_moves", "fit", "complete"])
+@pytest.mark.parametrize("name", ["fit_incomplete", "fit_by_moves", "fit_by_moves now and then", "fit", "complete"])
 def test_results_do_not_depend_on_the_number_of_devices(forced, name, count):
     one, several = (np.array(forced[0][str(n)][name]) for n in (1, count))
     # rows with nothing hidden have no bound
@@ -100,7 +103,7 @@ def test_devices_meet_outside_of_loops_alone(forced):
     # one program for each kind of training and number of devices: nothing is compiled again when a step's result comes back
     shared = [name for name, text in forced[1].items() if "num_partitions=" in text]
     steps = [name for name in shared if "jit_step." in name]
-    assert len(steps) == 6
+    assert len(steps) == 8
     assert all(found[name] for name in steps)
     # and completing has nothing to say
     draws = [name for name in shared if "draw_rows" in name]

@@ -25,6 +25,7 @@ from jaxflows.observation import mask
 from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
 
+# rows drawn at a time
 _AT_ONCE = 1024
 
 Bounds = tuple[int, int]
