@@ -1,8 +1,8 @@
 """Learning MNIST from digits with holes and completing the test digits: ours beside other systems and the published tables.
 
-    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: 35 minutes on two quiet cores
+    python -m benchmarks.mnist_incomplete --missing 0.5              # one rate, small sizes: an hour on two quiet cores
     python -m benchmarks.mnist_incomplete                            # all five rates
-    python -m benchmarks.mnist_incomplete --full --only ours         # made for 25 minutes of an H100; alone on it
+    python -m benchmarks.mnist_incomplete --full --only ours_by_class    # made for 25 minutes of an H100; alone on it
     python -m benchmarks.mnist_incomplete --quick                    # some rows and steps; written to runs/
 
 Every pixel of every image is missing by the same chance, in training and test images alike, by masks drawn once from the seed.
