@@ -53,7 +53,7 @@ from jaxflows.metrics import interval_coverage, rmse_mean, rmse_sample
 from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
 
 NAME = "mnist_incomplete"
-# of each chain of a test digit, of ``ours``, and the draws that it gives
+# of each chain of a test digit, of ours that move, and the draws that it gives
 MOVES, DRAWS_A_CHAIN = 24, 6
 
 

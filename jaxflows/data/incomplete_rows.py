@@ -28,6 +28,13 @@ def with_holes(data: Any, observed: Any) -> tuple[np.ndarray, np.ndarray]:
     return np.where(observed, data, np.zeros((), data.dtype)), observed
 
 
+def check_finite(values: np.ndarray) -> None:
+    """Raise ValueError for rows (n, *event) of `with_holes` that are not finite where observed."""
+    if not np.all(np.isfinite(values)):
+        row = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
+        raise ValueError(f"expected finite observed entries; got others, first in row {row}")
+
+
 def check_columns(rows: np.ndarray, observed: np.ndarray, *, constants: bool) -> None:
     """Raise ValueError when a column was never observed or, unless ``constants`` are allowed, never took a second value."""
     never = np.argwhere(~observed.any(axis=0))

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from jaxflows.data.incomplete_rows import check_columns, with_holes
+from jaxflows.data.incomplete_rows import check_columns, check_finite, with_holes
 from jaxflows.metrics.gaussian_baseline import Gaussian
 
 
@@ -98,8 +98,7 @@ def flat_rows(rows: np.ndarray, observed: np.ndarray, *, columns: bool = True) -
     if rows.ndim < 2 or len(rows) < 2:
         raise ValueError(f"expected at least two rows of events, (n, *event); got shape {rows.shape}")
     values, observed = with_holes(rows.astype(np.float64), observed)
-    if not np.all(np.isfinite(values)):
-        raise ValueError(f"expected finite observed entries; got others, first in row {_first_bad(values)}")
+    check_finite(values)
     if columns:
         check_columns(values, observed, constants=True)
     return values.reshape(len(rows), -1), observed.reshape(len(rows), -1)
@@ -116,10 +115,6 @@ def observed_log_likelihood(gaussian: Gaussian, rows: np.ndarray, observed: np.n
     for numbers, o in _by_mask(seen):
         result[numbers] = _log_density(covariance[np.ix_(o, o)], flat[np.ix_(numbers, o)] - gaussian.mean[o])
     return result
-
-
-def _first_bad(values: np.ndarray) -> int:
-    return int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
 
 
 def _by_mask(seen: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -24,9 +24,10 @@ def fit_gaussian_pairs(
         rows: (n, *event), finite where observed; anything where hidden.
         observed: (n, *event) boolean, True where observed.
         floor: the least eigenvalue where no entry, or hardly any, is hidden, relative to the mean variance.
-        prior: the Gaussian that means and covariances are drawn to, as if it had been seen ``prior_rows`` times at every pair;
-            such as that of all rows, for the rows of one class. A column never observed then has its mean and variance.
-        prior_rows: how often.
+        prior: the Gaussian N(mu, P) towards which means and covariances are shrunk, as if every pair had been seen
+            ``prior_rows`` = k times in it: C_ij = (sum_n ... + k P_ij) / (sum_n m_ni m_nj + k), and means likewise. Such as
+            that of all rows, for the rows of one class. A column never observed has its mean and variance.
+        prior_rows: k.
 
     Returns:
         The Gaussian, its factor lower triangular. A pair never observed together enters with covariance 0.

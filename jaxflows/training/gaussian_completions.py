@@ -19,7 +19,7 @@ from jaxflows.conditional.spreads import (
     moments_of,
     principal_of,
 )
-from jaxflows.data.incomplete_rows import with_holes
+from jaxflows.data.incomplete_rows import check_finite, with_holes
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.observation import mask
 from jaxflows.precision import full_precision
@@ -69,9 +69,7 @@ def gaussian_completions(
         raise ValueError(f"expected rows (n, *{tuple(gaussian.event_shape)}); got {values.shape}")
     check_rank(rank, len(gaussian.mean))
     values = values.astype(np.float32)
-    if not np.all(np.isfinite(values)):
-        row = int(np.argmin(np.isfinite(values.reshape(len(values), -1)).all(axis=1)))
-        raise ValueError(f"expected finite observed entries; got others, first in row {row}")
+    check_finite(values)
     if not len(values):
         return values
     bounds = slots(observed)
