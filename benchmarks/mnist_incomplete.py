@@ -103,8 +103,10 @@ def flow_before_the_rest(flow_rate: float, rate: float) -> optax.GradientTransfo
 
 
 def whitened(hidden: int, dense: int, layers: int = 4) -> Flow:
-    """Couplings behind a Gaussian."""
-    return flows.whitened_image(event_shape=(*SHAPE, 1), layers=layers, hidden=hidden, dense=dense, whitening="full")
+    """Couplings behind a Gaussian behind a map of grey levels."""
+    return flows.whitened_image(
+        event_shape=(*SHAPE, 1), layers=layers, hidden=hidden, dense=dense, whitening="full", marginals=16
+    )
 
 
 # Adam trains the classifier as fast with any weight, and the flow is spared
@@ -190,14 +192,21 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Im
     """`fit_by_moves` with labels, and moved draws by `complete`, denoised."""
     how = sizes.ours[name]
     flow = how.flow()
-    *k_start, k_fit, k_draw = jax.random.split(key, 3 if how.by_class else 2)
+    k_part, k_start, k_fit, k_draw = jax.random.split(key, 4)
     began = time.perf_counter()
-    part = part_of(problem, how.train_rows, flow)
-    start = class_completions(k_start[0], problem, part, how.fit.get("rank")) if how.by_class else None
+    part = part_of(k_part, problem, how.train_rows, flow)
+    start = class_completions(k_start, problem, part, how.fit.get("rank")) if how.by_class else None
     model, report = fit_by_moves(
-        k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=part.gaussian.with_noise(NOISE**2), noise=noisy,
-        completions=start, **how.fit,
-    )  # fmt: skip
+        k_fit,
+        flow,
+        part.train,
+        part.train_mask,
+        labels=part.labels,
+        gaussian=part.gaussian,
+        noise=noisy,
+        completions=start,
+        **how.fit,
+    )
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     done = complete(
@@ -228,8 +237,8 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
     flow = how.flow()
     k_start, k_fit, k_draw = jax.random.split(key, 3)
     began = time.perf_counter()
-    part = part_of(problem, how.train_rows, flow)
-    params = gaussian_start(k_start, flow, part.gaussian.with_noise(NOISE**2))
+    part = part_of(k_start, problem, how.train_rows, flow)
+    params = gaussian_start(k_start, flow, part.gaussian)
     model, report = fit_incomplete(
         k_fit, flow, part.train, part.train_mask, labels=part.labels, params=params, noise=noisy, validation=0.02,
         validation_samples=1, **how.fit,

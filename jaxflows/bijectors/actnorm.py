@@ -25,16 +25,11 @@ def actnorm(*, over: str = "channel", scale_floor: float = 1e-3) -> Bijector:
         scale_floor: standard deviations of the first batch below it are raised to it, so that a constant column is not
             blown up; the ratio to the batch's largest standard deviation when that is smaller.
     """
-    if over not in _SHARED_AXES:
-        raise ValueError(f"expected over to be one of {sorted(_SHARED_AXES)}; got {over!r}")
-
-    def parameter_shape(shape: Shape) -> Shape:
-        shared = _SHARED_AXES[over](len(shape))
-        return tuple(1 if axis in shared else side for axis, side in enumerate(shape))
+    check_shared(over)
 
     def init(key: jax.Array, shape: Shape) -> Params:
         del key
-        return {"shift": jnp.zeros(parameter_shape(shape)), "log_scale": jnp.zeros(parameter_shape(shape))}
+        return {"shift": jnp.zeros(shared_shape(over, shape)), "log_scale": jnp.zeros(shared_shape(over, shape))}
 
     def transform(params: Params, u: jax.Array) -> jax.Array:
         return (u - params["shift"]) * jnp.exp(params["log_scale"])
@@ -58,6 +53,18 @@ def actnorm(*, over: str = "channel", scale_floor: float = 1e-3) -> Bijector:
         spec=describe("actnorm", over=over, scale_floor=scale_floor), init=init, transform=transform, invert=invert,
         log_det=log_det, fit_to_data=fit_to_data,
     )  # fmt: skip
+
+
+def check_shared(over: str) -> None:
+    """Raise ValueError for other than 'element', 'channel' or 'event'."""
+    if over not in _SHARED_AXES:
+        raise ValueError(f"expected over to be one of {sorted(_SHARED_AXES)}; got {over!r}")
+
+
+def shared_shape(over: str, shape: Shape) -> Shape:
+    """Of parameters of an event of this shape: 1 along the axes that share them."""
+    shared = _SHARED_AXES[over](len(shape))
+    return tuple(1 if axis in shared else side for axis, side in enumerate(shape))
 
 
 EXAMPLES = {"actnorm": [(actnorm(over=over), (4, 2, 3)) for over in ("element", "channel", "event")]}

@@ -25,6 +25,7 @@ FAMILIES = {
     "continuous": "continuous",
     "conv1x1": "conv1x1",
     "cosine_affine": "cosine",
+    "elementwise_spline": "spline",
     "factor_out": "factor_out",
     "invert": "invert",
     "logit": "logit",

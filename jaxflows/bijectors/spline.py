@@ -1,4 +1,4 @@
-"""Rational-quadratic spline couplings (Durkan et al. 2019, Neural Spline Flows, Sec. 3)."""
+"""Rational-quadratic splines (Durkan et al. 2019, Neural Spline Flows, Sec. 3): couplings, and one map for each entry."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from jaxflows.bijectors.base import Bijector, describe
-from jaxflows.bijectors.coupling import Coupling, coupling
+from jaxflows.bijectors.actnorm import check_shared, shared_shape
+from jaxflows.bijectors.base import Bijector, Params, Shape, SolveInfo, describe, layer, no_work
+from jaxflows.bijectors.coupling import Coupling, Elementwise, coupling
 from jaxflows.factory import factory
+
+# numbers of an entrywise spline are so many times its parameters: a step of Adam is of one size for all parameters of a flow,
+# and the few of one spline have farther to go than the weights of a network
+_HASTE = 10.0
 
 
 @factory
@@ -46,6 +51,67 @@ def spline_coupling(
             is ``min_bin``, because the inverse divides rounding by the slope. Two steep knots can still flatten the middle
             of the bin between them to a slope near 2 s^2 min_derivative, where float32 loses digits.
     """
+    forth, back = _monotone(bins, bound, min_bin, min_derivative)
+    options = Coupling(hidden, blocks, network, split, parity)
+    spec = describe(
+        "spline_coupling", **options._asdict(), bins=bins, bound=bound, min_bin=min_bin, min_derivative=min_derivative
+    )
+    return coupling(spec, options, 3 * bins - 1, forth, back)
+
+
+@factory
+def elementwise_spline(
+    *,
+    over: str = "event",
+    bins: int = 16,
+    low: float = -0.3,
+    high: float = 1.3,
+    min_bin: float = 1e-2,
+    min_derivative: float = 1e-2,
+) -> Bijector:
+    """v = S(u) entry by entry, S a monotone rational-quadratic spline on [low, high] and the identity outside it.
+
+    Where values gather at a few, as grey levels do at black and white, S spreads those apart and draws together what is between
+    them, and what comes behind it sees entries that are nearer to normal. Masks stay what they are:
+    p(y_H given y_O) is p(u_H given u_O) of the flow behind, and moves take place there (`jaxflows.flows.entrywise`). Starts at
+    the identity; `jaxflows.metrics.fit_nonparanormal` starts it from data, with holes too.
+
+    Args:
+        over: what shares one S: 'event' (everything), 'channel' (all but the last axis), 'element' (nothing).
+        bins, min_bin, min_derivative: as `spline_coupling`.
+        low, high: ends of the interval. The defaults are for grey levels in [0, 1] with noise.
+
+    Cost: no evaluation of a network either way.
+    """
+    check_shared(over)
+    if not low < high:
+        raise ValueError(f"expected low < high; got {low}, {high}")
+    centre = 0.5 * (low + high)
+    forth, back = _monotone(bins, 0.5 * (high - low), min_bin, min_derivative)
+
+    def init(key: jax.Array, shape: Shape) -> Params:
+        del key
+        return {"numbers": jnp.zeros((*shared_shape(over, shape), 3 * bins - 1))}
+
+    def transform(params: Params, u: jax.Array) -> jax.Array:
+        return forth(_HASTE * params["numbers"], u - centre)[0] + centre
+
+    def invert(params: Params, v: jax.Array) -> tuple[jax.Array, SolveInfo]:
+        return back(_HASTE * params["numbers"], v - centre)[0] + centre, no_work(v.dtype)
+
+    def log_det(params: Params, u: jax.Array) -> jax.Array:
+        return jnp.sum(forth(_HASTE * params["numbers"], u - centre)[1])
+
+    return layer(
+        spec=describe(
+            "elementwise_spline", over=over, bins=bins, low=low, high=high, min_bin=min_bin, min_derivative=min_derivative
+        ),
+        init=init, transform=transform, invert=invert, log_det=log_det,
+    )  # fmt: skip
+
+
+def _monotone(bins: int, bound: float, min_bin: float, min_derivative: float) -> tuple[Elementwise, Elementwise]:
+    """S and its inverse with their log-slopes; ValueError for options out of range."""
     if bins < 2:
         raise ValueError(f"expected bins >= 2; got {bins}")
     if not bound > 0:
@@ -72,11 +138,7 @@ def spline_coupling(
         xi = _root(b, t - b.y)
         return jnp.where(inside, b.x + b.width * xi, v), jnp.where(inside, -_log_derivative(b, xi), 0.0)
 
-    options = Coupling(hidden, blocks, network, split, parity)
-    spec = describe(
-        "spline_coupling", **options._asdict(), bins=bins, bound=bound, min_bin=min_bin, min_derivative=min_derivative
-    )
-    return coupling(spec, options, 3 * bins - 1, forth, back)
+    return forth, back
 
 
 class _Bin(NamedTuple):
@@ -105,6 +167,20 @@ def _bin(
     widths, heights = sides(numbers[..., :bins]), sides(numbers[..., bins : 2 * bins])
     inner_knots = jnp.cumsum((heights if by_height else widths)[..., :-1], axis=-1) - bound
     passed = t[..., None] >= inner_knots
+
+    def derivative(raw: jax.Array) -> jax.Array:
+        # exp(c tanh(r / c)) with c = log(1 / min_derivative): the derivatives cannot overflow
+        limit = -math.log(min_derivative)
+        return jnp.exp(limit * jnp.tanh(raw / limit))
+
+    raw = numbers[..., 2 * bins :]
+    if math.prod(numbers.shape[:-1]) == 1 < t.size:
+        # one spline for all entries: its bins are a table
+        widths, heights = widths.reshape(-1), heights.reshape(-1)
+        starts = [jnp.cumsum(lengths) - lengths - bound for lengths in (widths, heights)]
+        ends = jnp.pad(derivative(raw.reshape(-1)), 1, constant_values=1.0)
+        table = jnp.stack([*starts, widths, heights, ends[:-1], ends[1:], heights / widths], axis=-1)
+        return _Bin(*jnp.moveaxis(table[jnp.sum(passed, axis=-1)], -1, 0))
     ones = jnp.ones_like(passed[..., :1])
     chosen = jnp.concatenate([ones, passed], axis=-1) & ~jnp.concatenate([passed, ~ones], axis=-1)
 
@@ -114,13 +190,7 @@ def _bin(
     def here(values: jax.Array, which: jax.Array) -> jax.Array:
         return jnp.sum(jnp.where(which, values, 0.0), axis=-1)
 
-    def derivative(raw: jax.Array) -> jax.Array:
-        # exp(c tanh(r / c)) with c = log(1 / min_derivative): the derivatives cannot overflow
-        limit = -math.log(min_derivative)
-        return jnp.exp(limit * jnp.tanh(raw / limit))
-
     # at the ends of the interval, where nothing is chosen, the derivative is exp(0) = 1
-    raw = numbers[..., 2 * bins :]
     width, height = here(widths, chosen), here(heights, chosen)
     left, right = derivative(here(raw, chosen[..., 1:])), derivative(here(raw, chosen[..., :-1]))
     return _Bin(start(widths), start(heights), width, height, left, right, slope=height / width)
@@ -153,9 +223,14 @@ def _root(b: _Bin, rise: jax.Array) -> jax.Array:
 
 
 EXAMPLES = {
+    "elementwise_spline": [
+        (elementwise_spline(), (4,)),
+        (elementwise_spline(over="element", bins=3, low=-2.0, high=1.0, min_bin=0.1), (2, 2)),
+        (elementwise_spline(over="channel", bins=2, min_derivative=0.1), (2, 2, 3)),
+    ],
     "spline_coupling": [
         (spline_coupling(hidden=5), (5,)),
         (spline_coupling(hidden=4, blocks=1, split="checkerboard", parity=1, bins=2, bound=1.0, min_bin=0.1), (4,)),
         (spline_coupling(hidden=3, blocks=1, network="conv", bins=3, min_derivative=0.1), (2, 2, 2)),
-    ]
+    ],
 }

@@ -121,7 +121,8 @@ def _train(
             if options.scales is None:
                 # of rows with holes second moments are known first, and training begins there
                 whitening = "full" if options.incomplete else "cosine"
-                flow = flows.whitened_image(event_shape=event_shape, dense=options.dense or 0, whitening=whitening, **sizes)
+                more = {"dense": options.dense or 0, "marginals": options.marginals or 0}
+                flow = flows.whitened_image(event_shape=event_shape, whitening=whitening, **more, **sizes)
             else:
                 flow = flows.realnvp_image(event_shape=event_shape, scales=options.scales, **sizes)
         except ValueError as error:

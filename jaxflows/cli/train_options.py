@@ -80,6 +80,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--dense", type=types.count(1), metavar="N", help="of whitened, width of dense couplings (default: none)"
     )
     parser.add_argument(
+        "--marginals", type=types.count(2), metavar="N",
+        help="of whitened, bins of a spline of grey levels in [0, 1] before the rest, for pixels mostly black or white",
+    )  # fmt: skip
+    parser.add_argument(
         "--epochs", type=types.count(1), metavar="N", help=f"default: 50; of each round of --posterior: {EM_EPOCHS}"
     )
     parser.add_argument("--minutes", type=types.positive, help="stop after this time, the learning rate at 0 by then")
@@ -169,8 +173,9 @@ def check_options(options: argparse.Namespace) -> None:
             raise CommandError(f"--{name}: not with --flow {flow} and --incomplete, which moves completions and holds none out")
     if options.scales is not None and flow != "realnvp":
         raise CommandError("--scales: only with --flow realnvp")
-    if options.dense is not None and flow != "whitened":
-        raise CommandError("--dense: only with --flow whitened")
+    for name in ("dense", "marginals"):
+        if getattr(options, name) is not None and flow != "whitened":
+            raise CommandError(f"--{name}: only with --flow whitened")
     if flow in IMAGE_FLOWS and options.hidden is not None and len(options.hidden) > 1:
         raise CommandError(f"--hidden: expected one number of channels with --flow {flow}")
     bits = options.bits is not None or options.paper is not None

@@ -19,7 +19,7 @@ from jaxflows.conditional.drawing_plan import drawing_plan
 from jaxflows.conditional.fit_posterior import Fitted
 from jaxflows.conditional.measured_rows import MeasuredRows, measured_rows, rows_at_once
 from jaxflows.conditional.mixture import draw_mixture
-from jaxflows.conditional.moved_events import draw_moved, kept_moments
+from jaxflows.conditional.moved_events import draw_moved, kept_moments, moved_flow
 from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.posteriors import Posterior, is_anchored
 from jaxflows.conditional.row_posteriors import amortised_theta, hidden_slots, observed_slots, posterior_choice, row_posteriors
@@ -214,7 +214,7 @@ def complete(
     try:
         if len(todo) and plan.moves and not plan.weighted:
             # each row's share, counted in every call
-            moments = kept_moments(flow, params)
+            moments = kept_moments(*moved_flow(flow, params, measured.observations(todo[:1])))
             moments = replicated(moments._replace(evaluations=-(-moments.evaluations // len(work))), mesh)
         with progress_bar(len(todo), description="complete", unit="row", show=progress and len(todo) > 0) as bar:
             for batch, keys, observations, known in measured.batches(key, todo, at_once):

@@ -34,7 +34,8 @@ from jaxflows.conditional.partition import PARTITIONS
 from jaxflows.conditional.sample import Draws
 from jaxflows.conditional.spreads import Moments, Spread, conditional_spread, gaussian_completion, moments_of
 from jaxflows.flows import Flow
-from jaxflows.observation import Observation
+from jaxflows.flows.entrywise import behind_entrywise
+from jaxflows.observation import Observation, is_mask
 from jaxflows.precision import full_precision
 
 # events that the moments are taken of: so many an entry, and no fewer than so many
@@ -48,6 +49,14 @@ _MIDDLE_OF = 64
 
 # times the mean variance of an entry, added to every variance: moments of draws say of no direction that it does not vary
 RIDGE = 1e-3
+
+
+def moved_flow(flow: Flow, params: Params, observation: Observation) -> tuple[Flow, Params]:
+    """The flow whose events are moved, and its parameters: where entries are observed, what is behind a map of each of them."""
+    behind = behind_entrywise(flow)
+    if behind is None or not is_mask(observation):
+        return flow, params
+    return behind.flow, behind.parts(params)[1]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -159,7 +168,7 @@ def draw_moved(
             first. S when None.
         moves: trajectories of each, `jaxflows.conditional.moves.move`.
         antithetic: chains in pairs, of opposite latents first and then of opposite momenta.
-        moments: of the flow, `event_moments`; taken here when None, which under ``vmap`` is once for all rows.
+        moments: `event_moments` of the `moved_flow`; taken here when None, which under ``vmap`` is once for all rows.
         max_hidden, max_observed: static bounds on the coordinates hidden and observed; the event's size when None.
 
     Returns:
@@ -169,6 +178,19 @@ def draw_moved(
     Raises:
         ValueError: chains that cannot be (`jaxflows.conditional.drawing_plan.check_chains`).
     """
+    behind = behind_entrywise(flow)
+    if behind is not None and is_mask(observation):
+        own, inner = behind.parts(params)
+        draws = draw_moved(
+            key, behind.flow, inner, observation, behind.front.transform(own, observation.observed_part(y_observed)),
+            num_samples=num_samples, chains=chains, moves=moves, antithetic=antithetic, moments=moments, max_hidden=max_hidden,
+            max_observed=max_observed,
+        )  # fmt: skip
+
+        def event(u: jax.Array) -> jax.Array:
+            return observation.restore(behind.front.invert(own, u)[0], y_observed)
+
+        return draws._replace(samples=jax.vmap(event)(draws.samples), anchor=event(draws.anchor))
     chains = num_samples if chains is None else chains
     check_chains(chains, num_samples, moves, antithetic)
     moments = event_moments(flow, params) if moments is None else moments

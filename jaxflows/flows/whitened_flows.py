@@ -9,6 +9,7 @@ from jaxflows.bijectors.base import Shape
 from jaxflows.bijectors.chain import chain
 from jaxflows.bijectors.cosine import cosine_affine
 from jaxflows.bijectors.coupling import affine_coupling, alternating
+from jaxflows.bijectors.spline import elementwise_spline
 from jaxflows.bijectors.squeeze import squeeze
 from jaxflows.bijectors.triangular import triangular_affine
 from jaxflows.factory import factory
@@ -31,6 +32,7 @@ def whitened_image(
     dense: int = 0,
     bound: float = 2.0,
     whitening: str = "cosine",
+    marginals: int = 0,
 ) -> Flow:
     """A Gaussian, then affine couplings on patches: of their channels, then on checkerboards.
 
@@ -52,6 +54,9 @@ def whitened_image(
         whitening: 'cosine', a Gaussian in the cosine transform, or 'full', any Gaussian: what `jaxflows.gaussian_start` is
             given (`jaxflows.bijectors.triangular.triangular_affine` behind the cosines). For images that are not alike
             everywhere, and for rows with holes, whose second moments are known long before anything else.
+        marginals: bins of a spline of grey levels before all that (`jaxflows.bijectors.spline.elementwise_spline`), one for the
+            whole image; 0 for none. For images whose pixels gather at a few levels, as black and white, in [0, 1]. Linear
+            measurements that mix pixels are then not linear in what the Gaussian sees: chains move less freely under them.
 
     Cost: ``layers`` evaluations of a network either way, on as many places as there are patches, and of the dense ones.
 
@@ -63,10 +68,13 @@ def whitened_image(
         raise ValueError(f"expected dense >= 0; got {dense}")
     if whitening not in WHITENINGS:
         raise ValueError(f"expected whitening to be one of {sorted(WHITENINGS)}; got {whitening!r}")
+    if marginals < 0 or marginals == 1:
+        raise ValueError(f"expected marginals >= 2 bins, or 0; got {marginals}")
     networks = [("conv", hidden)] + ([("dense", dense)] if dense else [])
     couplings = []
     for network, width in networks:
         make = functools.partial(affine_coupling, hidden=width, blocks=blocks, network=network, bound=bound)
         # of dense ones the halves are the image's upper and lower, the checkerboards every other channel of all patches
         couplings += [alternating(functools.partial(make, split=split), layers // 2) for split in ("half", "checkerboard")]
-    return flow_of(event_shape, chain(*WHITENINGS[whitening], squeeze(factor=patch), *couplings))
+    front = (elementwise_spline(bins=marginals),) if marginals else ()
+    return flow_of(event_shape, chain(*front, *WHITENINGS[whitening], squeeze(factor=patch), *couplings))

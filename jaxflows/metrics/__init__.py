@@ -14,6 +14,7 @@ from jaxflows.metrics.gaussian_em import GaussianEmReport, fit_gaussian_em, obse
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
 from jaxflows.metrics.image_scores import psnr, ssim
 from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
+from jaxflows.metrics.nonparanormal import Nonparanormal, fit_nonparanormal
 from jaxflows.metrics.scores import crps, diversity, energy_score, interval_coverage, rmse_mean, rmse_sample
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "GaussianCompletion",
     "GaussianEmReport",
     "Moments",
+    "Nonparanormal",
     "bulk_ess",
     "completion_scores",
     "crps",
@@ -30,6 +32,7 @@ __all__ = [
     "fit_gaussian",
     "fit_gaussian_em",
     "fit_gaussian_pairs",
+    "fit_nonparanormal",
     "frechet_distance",
     "gaussian_conditional",
     "interval_coverage",

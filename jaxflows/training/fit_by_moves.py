@@ -25,19 +25,22 @@ import optax
 from jax.sharding import Mesh
 
 from jaxflows.bijectors.base import Params
+from jaxflows.conditional.call_record import digest_of
 from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.conditional.moves import first_log_step
 from jaxflows.flows import Flow
+from jaxflows.flows.entrywise import behind_entrywise
 from jaxflows.log_det.estimators import Estimator, power_series
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
+from jaxflows.metrics.nonparanormal import Nonparanormal, fit_nonparanormal
 from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, reads_events, weighted_moments
 from jaxflows.precision import at_precision
 from jaxflows.sharding import Devices, by_rows, gathered
 from jaxflows.training.fit import initial_params
 from jaxflows.training.fit_report import FitReport, fit_report
 from jaxflows.training.gaussian_completions import check_rank, gaussian_completions, mass_moments, slots
-from jaxflows.training.gaussian_start import can_start_gaussian, gaussian_start
+from jaxflows.training.gaussian_start import can_start_gaussian, check_front, gaussian_start
 from jaxflows.training.incomplete_data import IncompleteData, incomplete_data
 from jaxflows.training.loop import RunOptions, dtype_of, run
 from jaxflows.training.metrics_writers import MetricsWriter
@@ -96,7 +99,7 @@ def fit_by_moves(
     labels: Any = None,
     head_hidden: Sequence[int] = (),
     head_weight: float = 1e-3,
-    gaussian: Gaussian | None = None,
+    gaussian: Gaussian | Nonparanormal | None = None,
     rank: int | None = None,
     completions: Any = None,
     moves: int = 1,
@@ -136,7 +139,11 @@ def fit_by_moves(
         head_weight: of its cross-entropy in nats a row, beside log p in nats a dimension. 1 / d weighs a label as what it
             tells, as part of the event.
         gaussian: of the events, noise included: completions begin as its draws, and moves have its conditional precision for
-            their mass. It decides what a run costs, not where it ends. None for `jaxflows.metrics.fit_gaussian_pairs`.
+            their mass. It decides what a run costs, not where it ends. None for `jaxflows.metrics.fit_gaussian_pairs`, or
+            `jaxflows.metrics.fit_nonparanormal` where the flow begins with an `elementwise_spline`: moves then take place
+            behind that (`jaxflows.flows.entrywise`), and so one of them must be given. That layer stays as it starts: S of
+            greatest pseudo-likelihood is the one that training finds, and without its gradient a step takes two thirds of the
+            time.
         rank: how many leading directions of the Gaussian count in first completions and mass, the others being alike, where
             that is less than is hidden and less than is observed: a turn then factorises ``rank`` rows. None for all.
         completions: (n, *event_shape) where the completion of each row begins, ``noise`` included, from any imputer; what is
@@ -182,6 +189,9 @@ def fit_by_moves(
         raise ValueError(f"expected a finite head_weight >= 0; got {head_weight}")
     check_head(flow.event_shape, head_hidden, labels is not None)
     check_rank(rank, flow.size)
+    behind = behind_entrywise(flow)
+    if gaussian is not None:
+        check_front(behind, gaussian)
     if gaussian is not None and tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
     rows = incomplete_data(flow, data, observed, name="data", noisy=noise is not None, labels=labels)
@@ -192,9 +202,14 @@ def fit_by_moves(
     k_init, k_order, k_step, k_move, k_noise = jax.random.split(key, 5)
     dtype = jnp.result_type(float) if params is None else dtype_of(params)
     if gaussian is None:
-        gaussian = fit_gaussian_pairs(_noisy(noise, k_noise, jnp.asarray(rows.values, dtype)), rows.observed)
+        told = _noisy(noise, k_noise, jnp.asarray(rows.values, dtype))
+        if behind is None:
+            gaussian = fit_gaussian_pairs(told, rows.observed)
+        else:
+            gaussian = fit_nonparanormal(told, rows.observed, front=behind.front)
     bounds = slots(rows.observed)
-    moments = mass_moments(gaussian, rank, bounds, dtype)
+    inner = gaussian.gaussian if isinstance(gaussian, Nonparanormal) else gaussian
+    moments = mass_moments(inner, rank, bounds, dtype)
     batch = rows.batch(dtype)
 
     order = options.order(k_order, len(rows.values))
@@ -207,7 +222,11 @@ def fit_by_moves(
         began = _noisy(noise, k_rows, batch(some).rows) if first is None else first[some]
         if first is None:
             began = gaussian_completions(k_draw, gaussian, began, rows.observed[some], rank=rank, progress=False)
-        params = initial_params(k_init, flow, began, None)
+        if behind is None:
+            params = initial_params(k_init, flow, began, None)
+        else:
+            assert isinstance(gaussian, Nonparanormal)
+            params = (gaussian.params, *initial_params(k_init, behind.flow, gaussian.to_gaussian(began), None))
     start: dict[str, Any] = {"flow": params}
     if labels is not None:
         start["head"] = fresh_head(jax.random.fold_in(k_init, 1), flow.event_shape, classes, head_hidden)
@@ -241,7 +260,8 @@ def fit_by_moves(
         "move_every": move_every, "rank": rank,
         "head_weight": head_weight, "head_hidden": list(head_hidden),
         "completions": None if first is None else digest(first),
-        "gaussian": digest(np.vstack([gaussian.mean.reshape(1, -1), gaussian.factor])),
+        "gaussian": digest(np.vstack([inner.mean.reshape(1, -1), inner.factor])),
+        "entries": digest_of(gaussian.params) if isinstance(gaussian, Nonparanormal) else None,
         **options.description(key, order),
     }  # fmt: skip
     state: Any = _State(options.state(start, transformation), chains)
@@ -282,6 +302,10 @@ def _loss(
     flow: Flow, estimator: Estimator, head_weight: float, mesh: Mesh | None
 ) -> Callable[[int], Callable[[jax.Array, Any, Any], dict[str, jax.Array]]]:
     """``micro-batches -> (key, params, (completions, labels)) -> losses``."""
+    behind = behind_entrywise(flow)
+
+    def held(params: Params) -> Params:
+        return params if behind is None else (jax.lax.stop_gradient(params[0]), *params[1:])
 
     def encode(params: Params, rows: jax.Array) -> jax.Array:
         return jax.vmap(lambda y: flow.bijector.transform(params, y).reshape(-1))(rows)
@@ -292,9 +316,9 @@ def _loss(
 
         def loss(key: jax.Array, params: Any, batch: tuple[jax.Array, jax.Array]) -> dict[str, jax.Array]:
             completions, labels = batch
-            losses = {"loss": likelihood(key, params["flow"], completions)}
+            losses = {"loss": likelihood(key, held(params["flow"]), completions)}
             if "head" in params:
-                t = completions if reads_events(params["head"]) else latents(params["flow"], completions)
+                t = completions if reads_events(params["head"]) else latents(held(params["flow"]), completions)
                 entropy = head_loss(params["head"], t, jnp.ones(len(t), bool), labels)
                 losses |= {"loss": losses["loss"] + head_weight * entropy, "cross_entropy": entropy}
             return losses

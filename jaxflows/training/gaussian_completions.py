@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from jaxflows.conditional.spreads import (
 )
 from jaxflows.data.incomplete_rows import check_finite, with_holes
 from jaxflows.metrics.gaussian_baseline import Gaussian
+from jaxflows.metrics.nonparanormal import Nonparanormal
 from jaxflows.observation import mask
 from jaxflows.precision import full_precision
 from jaxflows.progress import progress_bar
@@ -32,8 +34,9 @@ Bounds = tuple[int, int]
 
 
 def gaussian_completions(
-    key: jax.Array, gaussian: Gaussian, rows: Any, observed: Any, *, rank: int | None = None, progress: bool = True
-) -> np.ndarray:
+    key: jax.Array, gaussian: Gaussian | Nonparanormal, rows: Any, observed: Any, *, rank: int | None = None,
+    progress: bool = True,
+) -> np.ndarray:  # fmt: skip
     """One joint draw of N(y_H | y_O) for each row, (n, *event), in float32; what was observed stays.
 
     Where `jaxflows.fit_by_moves` begins when it is told nothing, and what to make other beginnings from: with labels, draws of
@@ -42,7 +45,7 @@ def gaussian_completions(
 
     Args:
         key: of the draws; that of a row depends on its number alone, not on the other rows.
-        gaussian: of events, with the noise of the rows.
+        gaussian: of events, with the noise of the rows; or what maps entries before it, `jaxflows.metrics.fit_nonparanormal`.
         rows: (n, *event), finite where observed; anything where hidden.
         observed: (n, *event) boolean, True where observed.
         rank: how many leading directions of the Gaussian count, the others being alike, where that is less than is hidden and
@@ -67,11 +70,15 @@ def gaussian_completions(
     values, observed = with_holes(np.asarray(rows), observed)
     if values.shape[1:] != tuple(gaussian.event_shape):
         raise ValueError(f"expected rows (n, *{tuple(gaussian.event_shape)}); got {values.shape}")
-    check_rank(rank, len(gaussian.mean))
+    check_rank(rank, math.prod(gaussian.event_shape))
     values = values.astype(np.float32)
     check_finite(values)
     if not len(values):
         return values
+    if isinstance(gaussian, Nonparanormal):
+        behind = gaussian.to_gaussian(np.where(observed, values, 0.0))
+        drawn = gaussian_completions(key, gaussian.gaussian, behind, observed, rank=rank, progress=progress)
+        return np.where(observed, values, gaussian.to_events(drawn))
     bounds = slots(observed)
     moments = mass_moments(gaussian, rank, bounds, jnp.float32)
     filled = np.empty_like(values)

@@ -30,9 +30,11 @@ import numpy as np
 from jaxflows.bijectors.base import Params
 from jaxflows.bijectors.registry import from_spec
 from jaxflows.flows import Flow
+from jaxflows.flows.entrywise import Behind, behind_entrywise
 from jaxflows.lipschitz.activations import activation
 from jaxflows.lipschitz.networks import MARGIN
 from jaxflows.metrics.gaussian_baseline import Gaussian
+from jaxflows.metrics.nonparanormal import Nonparanormal
 from jaxflows.training.step import settle
 
 # of the first layer's norm, what hidden units get that the Gaussian leaves unused
@@ -46,15 +48,16 @@ FRONT_DRAWS = 4096
 LEAST_VARIANCE = 1e-12
 
 
-def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
+def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian | Nonparanormal) -> Params:
     """Parameters under which the density of a flow is, about, that of a Gaussian.
 
     Args:
         key: of the weights that the Gaussian leaves unused.
         flow: `jaxflows.flows.residual` with one hidden layer of clipswish and no logit, or
-            ``jaxflows.flows.whitened_image(..., whitening="full")``.
+            ``jaxflows.flows.whitened_image(..., whitening="full")``, with ``marginals`` before a nonparanormal.
         gaussian: of the flow's events, such as `jaxflows.metrics.fit_gaussian_pairs`, `fit_gaussian_em` or `fit_gaussian`
-            gives; give `jaxflows.fit` or `jaxflows.fit_incomplete` the result as ``params``.
+            gives; give `jaxflows.fit` or `jaxflows.fit_incomplete` the result as ``params``. For a flow that begins with an
+            `elementwise_spline` a `jaxflows.metrics.fit_nonparanormal` with the same.
 
     Returns:
         Parameters inside the flow's Lipschitz constraint. The density is the Gaussian's own under couplings. Of residual
@@ -62,7 +65,7 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
         stretch; else that of its principal components, stretched as far as they can be.
 
     Raises:
-        ValueError: another flow, or a Gaussian of other events or without any variance.
+        ValueError: another flow, a Gaussian of other events or without any variance, or a spline before one and not the other.
 
     Cost: O(d^3), once.
 
@@ -71,6 +74,11 @@ def gaussian_start(key: jax.Array, flow: Flow, gaussian: Gaussian) -> Params:
         >>> start = jf.gaussian_start(jax.random.key(0), flow, gaussian)
         >>> model, report = jf.fit_incomplete(jax.random.key(1), flow, table, ~np.isnan(table), params=start)
     """
+    behind = behind_entrywise(flow)
+    check_front(behind, gaussian)
+    if behind is not None and isinstance(gaussian, Nonparanormal):
+        return (gaussian.params, *gaussian_start(key, behind.flow, gaussian.gaussian))
+    assert isinstance(gaussian, Gaussian)
     options = None if _front(flow) >= 0 else _options(flow)
     if tuple(gaussian.event_shape) != flow.event_shape:
         raise ValueError(f"expected a Gaussian of events {flow.event_shape}; got {tuple(gaussian.event_shape)}")
@@ -158,8 +166,18 @@ def _residual_start(
     return settle(flow, params)
 
 
+def check_front(behind: Behind | None, gaussian: Gaussian | Nonparanormal) -> None:
+    """Raise ValueError where a flow begins with another entrywise map than the Gaussian, or one of them with none."""
+    of_flow = None if behind is None else behind.front.spec
+    of_gaussian = gaussian.front.spec if isinstance(gaussian, Nonparanormal) else None
+    if of_flow != of_gaussian:
+        raise ValueError(f"expected a Gaussian with the map of entries that the flow begins with, {of_flow}; got {of_gaussian}")
+
+
 def can_start_gaussian(flow: Flow) -> bool:
     """Whether `gaussian_start` has parameters of the flow."""
+    behind = behind_entrywise(flow)
+    flow = flow if behind is None else behind.flow
     if _front(flow) >= 0:
         return True
     try:

@@ -16,6 +16,7 @@ from jaxflows.bijectors.base import Params
 from jaxflows.conditional.moves import TARGET_ACCEPTANCE, place, trajectory
 from jaxflows.conditional.spreads import Moments, Principal
 from jaxflows.flows import Flow
+from jaxflows.flows.entrywise import behind_entrywise
 from jaxflows.precision import full_precision
 from jaxflows.sharding import by_rows, replicated_inside
 from jaxflows.training.gaussian_completions import Bounds, begun
@@ -56,27 +57,37 @@ def moved_batch(
     """``(key, params, chains, turn, now) -> (chains, completions of the turn (b, *event), mean acceptance)``.
 
     ``now`` says whether they move; None for always. Where they do not, what they are stays, or begins, and the acceptance is
-    NaN.
+    NaN. ``moments`` are of what is moved: of a flow that begins with a map of each entry, of what is behind that.
     """
+    behind = behind_entrywise(flow)
+    front, inner = (None, flow) if behind is None else behind
 
     def start_of(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begins: jax.Array) -> Any:
-        spread, fresh = begun(key, shared, bounds, y, observed)
         # what was observed may have new noise
-        return spread, jnp.where(observed, y, jnp.where(begins, fresh, before))
+        params, moments = shared
+        u = jnp.where(observed, y, before)
+        if front is not None:
+            u = front.transform(params[0], u)
+        spread, fresh = begun(key, moments, bounds, u, observed)
+        return spread, jnp.where(observed | ~begins, u, fresh)
 
-    def start_row(moments: Any, key: jax.Array, *own: jax.Array) -> jax.Array:
-        return start_of(moments, jax.random.split(key)[0], *own)[1]
+    def ended_at(params: Params, y: jax.Array, observed: jax.Array, u: jax.Array) -> jax.Array:
+        return jnp.where(observed, y, u if front is None else front.invert(params[0], u)[0])
+
+    def start_row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, *own: jax.Array) -> jax.Array:
+        return ended_at(shared[0], y, observed, start_of(shared, jax.random.split(key)[0], y, observed, *own)[1])
 
     def move_row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, *own: jax.Array) -> Any:
         params, moments, step = shared
+        inner_params = params if behind is None else behind.parts(params)[1]
         k_begin, k_move = jax.random.split(key)
-        spread, begin = start_of(moments, k_begin, y, observed, *own)
+        spread, begin = start_of((params, moments), k_begin, y, observed, *own)
 
         def one(here: Any, k: jax.Array) -> Any:
-            return trajectory(k, flow, params, spread, here, step, LEAPFROGS)
+            return trajectory(k, inner, inner_params, spread, here, step, LEAPFROGS)
 
-        ended, chances = jax.lax.scan(one, place(flow, params, spread, begin), jax.random.split(k_move, moves))
-        return jnp.where(observed, y, ended.y), jnp.mean(chances)
+        ended, chances = jax.lax.scan(one, place(inner, inner_params, spread, begin), jax.random.split(k_move, moves))
+        return ended_at(params, y, observed, ended.y), jnp.mean(chances)
 
     def all_of(row: Callable[..., Any]) -> Callable[..., Any]:
         return by_rows(lambda shared, some: jax.vmap(lambda *own: row(shared, *own))(*some), mesh, parts)
@@ -96,7 +107,7 @@ def moved_batch(
             return all_of(move_row)((params, moments, jnp.exp(chains.log_step)), own)
 
         def started() -> tuple[jax.Array, jax.Array]:
-            return all_of(start_row)(moments, own), still
+            return all_of(start_row)((params, moments), own), still
 
         def as_they_are() -> tuple[jax.Array, jax.Array]:
             return jnp.where(batch.observed, rows, before), still

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxflows.bijectors.spline import spline_coupling
+from jaxflows.bijectors.spline import elementwise_spline, spline_coupling
 
 BOUND = 2.0
 BINS = 4
@@ -121,3 +121,35 @@ def test_one_bin_agrees_with_the_formula_by_hand():
 def test_bad_options_are_refused_in_words(options, message):
     with pytest.raises(ValueError, match=message):
         spline_coupling(hidden=3, **options)
+
+
+def test_one_spline_for_all_entries_is_as_many_alike():
+    numbers = 0.2 * jax.random.normal(jax.random.key(1), (3 * BINS - 1,))
+    u = jnp.linspace(-1.5, 2.5, 48).reshape(4, 4, 3)
+    layers = [elementwise_spline(over=over, bins=BINS, low=-1.0, high=2.0) for over in ("event", "channel", "element")]
+    found = []
+    for layer in layers:
+        shape = layer.init(jax.random.key(0), u.shape)["numbers"].shape
+        params = {"numbers": jnp.broadcast_to(numbers, shape)}
+        v, log_det = layer.forward(params, u)
+        # the gradient of each one's numbers adds up to that of the one
+        gradient = jax.grad(lambda p, layer=layer: layer.forward(p, u)[1])(params)["numbers"]
+        back = layer.inverse(params, v)
+        np.testing.assert_allclose(back[0], u, atol=1e-5)
+        found.append((v, log_det, gradient.reshape(-1, 3 * BINS - 1).sum(0), back[1]))
+    for other in found[1:]:
+        for one, same in zip(found[0], other, strict=True):
+            np.testing.assert_allclose(one, same, rtol=2e-5, atol=2e-5)
+    # the identity outside
+    outside = (u < -1.0) | (u > 2.0)
+    np.testing.assert_allclose(found[0][0][outside], u[outside], rtol=1e-6)
+    assert np.all(np.diff(found[0][0].reshape(-1)) > 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [({"over": "row"}, "over to be one of"), ({"low": 1.0, "high": 1.0}, "low < high"), ({"bins": 1}, "bins >= 2")],
+)
+def test_an_entrywise_spline_out_of_range_is_refused(options, told):
+    with pytest.raises(ValueError, match=told):
+        elementwise_spline(**options)

@@ -135,8 +135,8 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
     assert (settings["batch_size"], settings["learning_rate"]) == (64, 2e-3)
     assert flow is flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=6, blocks=1)
     seen.clear()
-    assert main([*whitened, "--dense", "5"]) == 2
-    assert seen[0] is flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=6, blocks=1, dense=5)
+    assert main([*whitened, "--dense", "5", "--marginals", "9"]) == 2
+    assert seen[0] is flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=6, blocks=1, dense=5, marginals=9)
 
 
 @pytest.mark.parametrize(
@@ -147,6 +147,7 @@ def test_pixels_of_few_bits_fill_their_cells_and_the_paper_gives_what_is_not_giv
         (("--paper", "mnist", "--scale", "2"), "--scale: not with --bits"),
         (("--scales", "2"), "--scales: only with --flow realnvp"),
         (("--flow", "realnvp", "--dense", "4"), "--dense: only with --flow whitened"),
+        (("--marginals", "4"), "--marginals: only with --flow whitened"),
         (("--flow", "realnvp", "--hidden", "4,4"), "--hidden: expected one number of channels"),
         (("--flow", "whitened", "--scales", "2"), "--scales: only with --flow realnvp"),
         (("--flow", "whitened", "--paper", "mnist"), "--paper mnist: only with --flow realnvp"),

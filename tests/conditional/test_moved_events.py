@@ -9,6 +9,8 @@ import pytest
 
 from benchmarks.known_flows import conditional_of, gaussian_of, linear_flow
 from jaxflows import flows, measurements
+from jaxflows.bijectors.chain import chain
+from jaxflows.bijectors.spline import elementwise_spline
 from jaxflows.conditional.complete import complete
 from jaxflows.conditional.moved_events import (
     FEWEST_EVENTS,
@@ -21,6 +23,7 @@ from jaxflows.conditional.moved_events import (
 from jaxflows.conditional.moves import LEAPFROGS
 from jaxflows.conditional.sample import draw_samples
 from jaxflows.conditional.spreads import conditional_spread, moments_of
+from jaxflows.flows.flow import flow_of
 from jaxflows.observation import linear, mask
 
 KEY = jax.random.key(0)
@@ -192,6 +195,30 @@ def test_antithetic_pairs_of_an_affine_flow_lie_on_opposite_sides_of_the_mean(af
     np.testing.assert_allclose(earlier[::2] + earlier[1::2], np.broadcast_to(2 * mean, (4, 3)), atol=4e-3)
     odd = run(3, None)
     assert np.abs(odd[2] - mean).max() > 0.05
+
+
+def test_behind_a_map_of_each_entry_draws_are_of_the_flow_there_mapped_back(affine):
+    flow, params, _ = affine
+    front = elementwise_spline(bins=6, low=-3.0, high=3.0)
+    own = {"numbers": 0.2 * jax.random.normal(jax.random.key(5), (1, 17))}
+    whole, both = flow_of((5,), chain(front, flow.bijector)), (own, params)
+    there = jax.jit(lambda y: front.transform(own, y))
+    y = jnp.asarray(np.where(SEEN, Y, np.nan), jnp.float32)
+    told = np.where(SEEN, there(jnp.nan_to_num(y)), 0.0)
+    # behind the front the observation is another, and the conditional is known
+    assert np.abs(told - Y)[SEEN].max() > 0.05
+    rows, observed = np.asarray(y)[None], SEEN[None]
+    done = complete(KEY, whole, both, rows, observed, num_samples=CHAINS, weighted=False, moves=10, progress=False)
+    np.testing.assert_array_equal(done.samples[0][:, SEEN], np.broadcast_to(Y[SEEN].astype(np.float32), (CHAINS, 2)))
+    _check_moments(flow, params, jax.vmap(there)(done.samples[0]), y=told)
+    pure = jax.jit(lambda y: draw_moved(KEY, whole, both, mask(jnp.asarray(SEEN)), y, num_samples=CHAINS, moves=10))(y)
+    _check_moments(flow, params, jax.vmap(there)(pure.samples), y=told)
+    np.testing.assert_array_equal(pure.anchor[SEEN], y[SEEN])
+    # sums of entries are no sums behind it: those are moved where they are measured
+    sums = linear(np.array([[1.0, 1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, -1.0, 2.0]], np.float32))
+    ends = complete(KEY, whole, both, np.array([[0.3, -1.2]]), sums, num_samples=4, weighted=False, moves=4, progress=False)
+    np.testing.assert_allclose(jax.vmap(sums.measure)(ends.samples[0]), np.broadcast_to([0.3, -1.2], (4, 2)), atol=1e-5)
+    assert ends.info.acceptance[0] > 0.0
 
 
 def test_a_batch_is_moved_row_by_row_and_nothing_is_solved(affine):

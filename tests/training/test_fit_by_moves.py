@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks.known_flows import gaussian_of
 from jaxflows import flows
+from jaxflows.bijectors.spline import elementwise_spline
 from jaxflows.conditional.complete import complete
-from jaxflows.metrics import Gaussian, fit_gaussian_em, observed_log_likelihood
+from jaxflows.metrics import Gaussian, fit_gaussian_em, fit_nonparanormal, observed_log_likelihood
 from jaxflows.persistence import load_incomplete, save_incomplete
 from jaxflows.training.checkpoint import ForeignCheckpointError
 from jaxflows.training.fit_by_moves import fit_by_moves
@@ -178,6 +179,41 @@ def test_couplings_learn_from_noisy_integers_within_a_memory_limit():
     # sums of other parts, through trajectories that multiply what they round otherwise
     np.testing.assert_allclose(cut.run.losses, report.run.losses, rtol=1e-3)
     assert jax.tree.structure(limited.params) == jax.tree.structure(model.params)
+
+
+def test_behind_a_map_of_grey_levels_couplings_learn_more_and_the_map_is_held():
+    # squares of black and white
+    rng = np.random.default_rng(0)
+    images = np.kron(rng.random((300, 4, 4)) < 0.4, np.ones((2, 2)))[..., None].astype(np.float32)
+    observed = rng.random(images.shape) < 0.6
+
+    def noise(key, batch):
+        return batch + 0.05 * jax.random.normal(key, batch.shape)
+
+    def trained(marginals, whitening="full", **options):
+        flow = flows.whitened_image(event_shape=(8, 8, 1), layers=4, hidden=4, whitening=whitening, marginals=marginals)
+        common = {"noise": noise, "epochs": 4, "batch_size": 50, "move_every": 2, "ema_decay": 0.5, "progress": False}
+        model, report = fit_by_moves(KEY, flow, images, observed, **common | options)
+        assert np.nanmean(report.acceptance[-3:]) > 0.3
+        told = np.asarray(noise(jax.random.key(1), images[:50]))
+        return model, float(np.mean(jax.jit(jax.vmap(lambda y: flow.log_prob(model.params, y)))(told))) / 64
+
+    told = np.asarray(noise(jax.random.key(2), images))
+    copula = fit_nonparanormal(told, observed, front=elementwise_spline(bins=8))
+    model, with_map = trained(8, gaussian=copula)
+    np.testing.assert_array_equal(model.params[0]["numbers"], copula.params["numbers"])
+    _, of_its_own = trained(8)
+    _, without = trained(0)
+    assert with_map > without + 0.1
+    # of its own it finds the same map, of other noise
+    assert abs(of_its_own - with_map) < 0.1
+    # couplings that cannot begin at the Gaussian have the map all the same
+    cosines, _ = trained(8, gaussian=copula, whitening="cosine")
+    np.testing.assert_array_equal(cosines.params[0]["numbers"], copula.params["numbers"])
+    with pytest.raises(ValueError, match="the map of entries that the flow begins with"):
+        trained(8, gaussian=copula.gaussian)
+    with pytest.raises(ValueError, match="the map of entries that the flow begins with"):
+        trained(0, gaussian=copula)
 
 
 def test_rows_without_holes_are_trained_on_as_they_are():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 import jaxflows as jf
-from jaxflows.metrics import Gaussian, observed_log_likelihood
+from jaxflows.flows.entrywise import behind_entrywise
+from jaxflows.metrics import Gaussian, Nonparanormal, observed_log_likelihood
 
 KEY = jax.random.key(0)
 
@@ -53,6 +54,22 @@ def test_a_fully_whitened_flow_is_the_gaussian():
     np.testing.assert_allclose(log_densities(flow, params, rows), expected, atol=5e-4)
     back, _ = jax.vmap(lambda y: flow.decode(params, flow.encode(params, y)))(jnp.asarray(rows, jnp.float32))
     np.testing.assert_allclose(back, rows, atol=1e-4)
+
+
+def test_behind_a_map_of_entries_it_is_the_nonparanormal():
+    flow = jf.flows.whitened_image(event_shape=(4, 4, 1), patch=2, layers=4, hidden=4, whitening="full", marginals=5)
+    front = behind_entrywise(flow).front
+    own = {"numbers": 0.2 * jax.random.normal(jax.random.key(3), (1, 1, 1, 14))}
+    of = Nonparanormal(front, own, gaussian(16)._replace(event_shape=(4, 4, 1)))
+    params = jf.gaussian_start(KEY, flow, of)
+    rows = np.random.default_rng(0).random((20, 4, 4, 1))
+    expected = observed_log_likelihood(of.gaussian, of.to_gaussian(rows), np.ones(rows.shape, bool))
+    rises = jax.vmap(lambda y: front.forward(own, y)[1])(jnp.asarray(rows, jnp.float32))
+    np.testing.assert_allclose(log_densities(flow, params, rows), expected + rises, rtol=2e-4)
+    plain = jf.flows.whitened_image(event_shape=(4, 4, 1), patch=2, layers=4, hidden=4, whitening="full")
+    for one, other in ((flow, of.gaussian), (plain, of)):
+        with pytest.raises(ValueError, match="the map of entries that the flow begins with"):
+            jf.gaussian_start(KEY, one, other)
 
 
 def test_with_fewer_units_it_is_that_of_the_principal_components():
