@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -46,31 +46,23 @@ def noisy(key: jax.Array, batch: jax.Array) -> jax.Array:
 
 
 class Part(NamedTuple):
-    """The arrays of a problem as events of a flow of ours, and the Gaussian of all training digits, with noise.
-
-    It is behind a map of grey levels where the flow is.
-    """
+    """The arrays of a problem as events of a flow of ours, and the Gaussian of all training digits, without noise."""
 
     train: np.ndarray
     train_mask: np.ndarray
     labels: np.ndarray
     test: np.ndarray
     test_mask: np.ndarray
-    gaussian: Gaussian | Nonparanormal
+    gaussian: Gaussian
 
 
-def part_of(key: jax.Array, problem: Problem, rows: int, flow: Flow) -> Part:
+def part_of(problem: Problem, rows: int, flow: Flow) -> Part:
     """What a flow of ours is trained on: the first ``rows`` digits."""
 
     def events(rows: np.ndarray) -> np.ndarray:
         return rows.reshape(-1, *flow.event_shape)
 
-    behind = behind_entrywise(flow)
-    if behind is None:
-        gaussian: Any = fit_gaussian_pairs(events(problem.train), events(problem.train_mask)).with_noise(NOISE**2)
-    else:
-        told = events(np.asarray(noisy(key, jnp.asarray(problem.train))))
-        gaussian = fit_nonparanormal(told, events(problem.train_mask), front=behind.front)
+    gaussian = fit_gaussian_pairs(events(problem.train), events(problem.train_mask))
     some = slice(0, rows)
     return Part(
         events(problem.train[some]), events(problem.train_mask[some]), problem.train_labels[some], events(problem.test),
@@ -78,19 +70,30 @@ def part_of(key: jax.Array, problem: Problem, rows: int, flow: Flow) -> Part:
     )  # fmt: skip
 
 
-def class_completions(key: jax.Array, problem: Problem, part: Part, rank: int | None) -> np.ndarray:
-    """What a flow of ours is trained on, filled by draws of one Gaussian for each class, all drawn to that of all classes."""
-    assert isinstance(part.gaussian, Nonparanormal)
+def copula_of(key: jax.Array, problem: Problem, flow: Flow) -> Nonparanormal:
+    """The Gaussian of all training digits behind the map of grey levels that the flow begins with."""
+    behind = behind_entrywise(flow)
+    assert behind is not None
+    rows, masks = (t.reshape(-1, *flow.event_shape) for t in (problem.train, problem.train_mask))
+    return fit_nonparanormal(np.asarray(noisy(key, jnp.asarray(rows))), masks, front=behind.front)
+
+
+def class_completions(key: jax.Array, problem: Problem, part: Part, rank: int | None, matched: bool) -> np.ndarray:
+    """What a flow of ours is trained on, filled by draws of one Gaussian for each class, all drawn to that of all classes.
+
+    ``matched`` gives them the grey levels of the class's observed pixels.
+    """
     k_noise, k_draw = jax.random.split(key)
-    shape = (-1, *part.train.shape[1:])
-    rows = np.asarray(noisy(k_noise, jnp.asarray(problem.train))).reshape(shape)
-    behind, masks = part.gaussian.to_gaussian(rows), problem.train_mask.reshape(shape)
-    filled = np.empty_like(part.train)
+    rows = np.asarray(noisy(k_noise, jnp.asarray(part.train)))
+    filled = np.empty_like(rows)
     for number in range(int(problem.train_labels.max()) + 1):
-        every, some = problem.train_labels == number, np.flatnonzero(part.labels == number)
-        gaussian = fit_gaussian_pairs(behind[every], masks[every], prior=part.gaussian.gaussian)
+        every, some = problem.train_labels == number, part.labels == number
+        shape = (-1, *part.train.shape[1:])
+        gaussian = fit_gaussian_pairs(
+            problem.train[every].reshape(shape), problem.train_mask[every].reshape(shape), prior=part.gaussian
+        )
         filled[some] = gaussian_completions(
-            jax.random.fold_in(k_draw, number), part.gaussian.with_gaussian(gaussian), rows[some], masks[some], rank=rank,
-            progress=False,
+            jax.random.fold_in(k_draw, number), gaussian.with_noise(NOISE**2), rows[some], part.train_mask[some], rank=rank,
+            matched=matched, progress=False,
         )  # fmt: skip
     return filled

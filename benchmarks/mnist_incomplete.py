@@ -9,11 +9,13 @@ Every pixel of every image is missing by the same chance, in training and test i
 What is done stands in the results file: a second start goes on with the rest. Rows marked ``scaled`` are of a subset of the
 images, smaller networks and fewer steps, and no match for a paper's numbers; ``--full`` takes all of them.
 
-Ours are three. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`),
+Ours are four. ``ours`` trains flow and a convolutional classifier on completions that move along (`jaxflows.fit_by_moves`),
 first drawn from the Gaussian that pairs of observed pixels of all training digits tell of; its draws, six of a chain, are
 without the noise of training (`jaxflows.denoise`). ``ours_by_class`` is the same, but completions begin as draws of one such
 Gaussian for each class, as the labels say (`jaxflows.gaussian_completions`), and move in the last of every three epochs; draws
 are in antithetic pairs. Its classifier learns of completions that tell the class, which those of a test digit do not.
+``ours_matched`` is that behind a map of grey levels (`jaxflows.metrics.fit_nonparanormal`); its first completions have the
+levels of observed pixels.
 ``ours_amortised`` starts as the Gaussian of all digits (`jaxflows.gaussian_start`) and trains flow, network and classifier
 together from there, as the paper does (`jaxflows.fit_incomplete`).
 
@@ -42,7 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.incomplete_digits import NOISE, SHAPE, Problem, class_completions, noisy, part_of, problem_of
+from benchmarks.incomplete_digits import NOISE, SHAPE, Problem, class_completions, copula_of, noisy, part_of, problem_of
 from benchmarks.published_mnist import RATES, published_rows
 from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
@@ -65,12 +67,14 @@ class Ours(NamedTuple):
         train_rows: the first so many images; those of the Gaussian are the system's.
         fit: options of `jaxflows.fit_by_moves` or `jaxflows.fit_incomplete`.
         by_class: whether completions begin as draws of one Gaussian for each class, and test digits are drawn in pairs.
+        matched: whether those have the grey levels of observed pixels, before a flow that maps grey levels.
     """
 
     flow: Callable[[], Flow]
     train_rows: int
     fit: dict[str, Any]
     by_class: bool = False
+    matched: bool = False
 
 
 class Sizes(NamedTuple):
@@ -81,7 +85,7 @@ class Sizes(NamedTuple):
         train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
         ours: by system, how ours are trained.
         draws: of ``ours_amortised``, a test digit.
-        chains: of the other two, likewise.
+        chains: of the others, likewise.
         amortised: whether ``ours_amortised`` draws from what its network says, in place of the Gauss-Newton posterior.
         systems: options of each comparator, and ``train_rows`` of ours.
     """
@@ -102,11 +106,9 @@ def flow_before_the_rest(flow_rate: float, rate: float) -> optax.GradientTransfo
     return optax.multi_transform({name: optax.adam(value) for name, value in rates.items()}, {name: name for name in rates})
 
 
-def whitened(hidden: int, dense: int, layers: int = 4) -> Flow:
-    """Couplings behind a Gaussian behind a map of grey levels."""
-    return flows.whitened_image(
-        event_shape=(*SHAPE, 1), layers=layers, hidden=hidden, dense=dense, whitening="full", marginals=16
-    )
+def whitened(hidden: int, dense: int, *, marginals: int = 0) -> Flow:
+    """Couplings behind a Gaussian, and that behind a map of grey levels or none."""
+    return flows.whitened_image(event_shape=(*SHAPE, 1), hidden=hidden, dense=dense, whitening="full", marginals=marginals)
 
 
 # Adam trains the classifier as fast with any weight, and the flow is spared
@@ -117,6 +119,9 @@ QUICK = Sizes(
     {
         "ours": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, **LAYERS}),
         "ours_by_class": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, "move_every": 2, **LAYERS}, True),
+        "ours_matched": Ours(
+            lambda: whitened(4, 8, marginals=4), 128, {"epochs": 2, "batch_size": 32, "move_every": 2, **LAYERS}, True, True
+        ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), 128, {"epochs": 1, "batch_size": 64}
         ),
@@ -143,6 +148,11 @@ SCALED = Sizes(
             {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, **LAYERS, "max_seconds": 600},
             True,
         ),
+        "ours_matched": Ours(
+            lambda: whitened(16, 128, marginals=16), 30_000,
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, **LAYERS, "max_seconds": 600},
+            True, True,
+        ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
             {"epochs": 20, "batch_size": 64, "optimizer": flow_before_the_rest(2e-6, 2e-3), **HEAD, "max_seconds": 240},
@@ -150,7 +160,8 @@ SCALED = Sizes(
     },
     16, 8, False,
     {
-        "ours": {"train_rows": 60_000}, "ours_by_class": {"train_rows": 60_000}, "ours_amortised": {"train_rows": 60_000},
+        "ours": {"train_rows": 60_000}, "ours_by_class": {"train_rows": 60_000}, "ours_matched": {"train_rows": 60_000},
+        "ours_amortised": {"train_rows": 60_000},
         "column_mean": {},
         "gaussian_pairwise": {"train_rows": 60_000}, "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5},
         "mice": {"rounds": 2, "neighbours": 30}, "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
@@ -172,6 +183,10 @@ FULL = Sizes(
             lambda: whitened(64, 512), 60_000,
             {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, "move_every": 3, **LAYERS, "max_seconds": 200}, True,
         ),
+        "ours_matched": Ours(
+            lambda: whitened(64, 512, marginals=16), 60_000,
+            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, "move_every": 3, **LAYERS, "max_seconds": 200}, True, True,
+        ),
         "ours_amortised": Ours(
             lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512), 60_000,
             {"epochs": 40, "batch_size": 256, "optimizer": flow_before_the_rest(2e-4, 2e-3), **HEAD, "max_seconds": 240},
@@ -192,17 +207,18 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Im
     """`fit_by_moves` with labels, and moved draws by `complete`, denoised."""
     how = sizes.ours[name]
     flow = how.flow()
-    k_part, k_start, k_fit, k_draw = jax.random.split(key, 4)
+    *k_start, k_fit, k_draw = jax.random.split(key, 3 if how.by_class else 2)
     began = time.perf_counter()
-    part = part_of(k_part, problem, how.train_rows, flow)
-    start = class_completions(k_start, problem, part, how.fit.get("rank")) if how.by_class else None
+    part = part_of(problem, how.train_rows, flow)
+    start = class_completions(k_start[0], problem, part, how.fit.get("rank"), how.matched) if how.by_class else None
+    gaussian = copula_of(k_start[0], problem, flow) if how.matched else part.gaussian.with_noise(NOISE**2)
     model, report = fit_by_moves(
         k_fit,
         flow,
         part.train,
         part.train_mask,
         labels=part.labels,
-        gaussian=part.gaussian,
+        gaussian=gaussian,
         noise=noisy,
         completions=start,
         **how.fit,
@@ -237,8 +253,8 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
     flow = how.flow()
     k_start, k_fit, k_draw = jax.random.split(key, 3)
     began = time.perf_counter()
-    part = part_of(k_start, problem, how.train_rows, flow)
-    params = gaussian_start(k_start, flow, part.gaussian)
+    part = part_of(problem, how.train_rows, flow)
+    params = gaussian_start(k_start, flow, part.gaussian.with_noise(NOISE**2))
     model, report = fit_incomplete(
         k_fit, flow, part.train, part.train_mask, labels=part.labels, params=params, noise=noisy, validation=0.02,
         validation_samples=1, **how.fit,
@@ -266,6 +282,7 @@ def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Impu
 
 OURS = {
     "ours": functools.partial(moved, name="ours"), "ours_by_class": functools.partial(moved, name="ours_by_class"),
+    "ours_matched": functools.partial(moved, name="ours_matched"),
     "ours_amortised": ours_amortised,
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ from jaxflows.factory import factory
 
 # numbers of an entrywise spline are so many times its parameters: a step of Adam is of one size for all parameters of a flow,
 # and the few of one spline have farther to go than the weights of a network
-_HASTE = 10.0
+_HASTE = 4.0
 
 
 @factory
@@ -66,8 +66,8 @@ def elementwise_spline(
     bins: int = 16,
     low: float = -0.3,
     high: float = 1.3,
-    min_bin: float = 1e-2,
-    min_derivative: float = 1e-2,
+    min_bin: float = 2e-2,
+    min_derivative: float = 5e-2,
 ) -> Bijector:
     """v = S(u) entry by entry, S a monotone rational-quadratic spline on [low, high] and the identity outside it.
 
@@ -224,9 +224,9 @@ def _root(b: _Bin, rise: jax.Array) -> jax.Array:
 
 EXAMPLES = {
     "elementwise_spline": [
-        (elementwise_spline(), (4,)),
-        (elementwise_spline(over="element", bins=3, low=-2.0, high=1.0, min_bin=0.1), (2, 2)),
-        (elementwise_spline(over="channel", bins=2, min_derivative=0.1), (2, 2, 3)),
+        (elementwise_spline(bins=4, min_bin=0.1, min_derivative=0.2), (4,)),
+        (elementwise_spline(over="element", bins=3, low=-2.0, high=1.0, min_bin=0.2, min_derivative=0.2), (2, 2)),
+        (elementwise_spline(over="channel", bins=2, min_bin=0.2, min_derivative=0.2), (2, 2, 3)),
     ],
     "spline_coupling": [
         (spline_coupling(hidden=5), (5,)),

@@ -33,7 +33,7 @@ from jaxflows.precision import full_precision
 # levels of a grid on which S is known to the search, linear between them
 LEVELS = 1024
 # steps of Adam, and their size in parameters of the spline
-STEPS, RATE = 40, 2e-2
+STEPS, RATE = 40, 5e-2
 # pairwise correlations of n rows scatter by 1 / sqrt(n): so many times that is added to variances
 SCATTER = 2.0
 # rows mapped at a time

@@ -24,6 +24,7 @@ def problem():
     [
         ("ours", ("turns_a_row", "acceptance")),
         ("ours_by_class", ("turns_a_row", "acceptance")),
+        ("ours_matched", ("turns_a_row", "acceptance")),
         ("ours_amortised", ("unconverged", "bound")),
     ],
 )

@@ -12,13 +12,13 @@ from jaxflows.bijectors.spline import elementwise_spline
 from jaxflows.flows.entrywise import behind_entrywise
 from jaxflows.flows.flow import flow_of
 
-SHAPE = (4, 4, 1)
+SHAPE = (8, 8, 1)
 FLOW = flows.whitened_image(event_shape=SHAPE, hidden=4, marginals=5)
 
 
 def test_log_p_is_that_behind_and_the_slopes():
     params = FLOW.init(jax.random.key(0))
-    numbers = 0.1 * jax.random.normal(jax.random.key(1), params[0]["numbers"].shape)
+    numbers = 0.4 * jax.random.normal(jax.random.key(1), params[0]["numbers"].shape)
     params = ({"numbers": numbers}, *params[1:])
     y = jax.random.uniform(jax.random.key(2), SHAPE)
     behind = behind_entrywise(FLOW)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import jaxflows as jf
-from jaxflows.metrics import Gaussian, gaussian_conditional
+from jaxflows.metrics import Gaussian, fit_gaussian_pairs, gaussian_conditional
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
@@ -84,3 +84,26 @@ def test_the_draw_of_a_row_does_not_depend_on_the_others():
 def test_bad_input_is_refused(rows, seen, options, message):
     with pytest.raises(ValueError, match=message):
         jf.gaussian_completions(KEY, GAUSSIAN, rows, seen, progress=False, **options)
+
+
+def test_matched_draws_have_the_levels_of_what_was_observed():
+    rng = np.random.default_rng(3)
+    # black and white, of neighbours that agree
+    events = np.repeat(rng.random((2000, 4)) < 0.3, 2, axis=1) + 0.05 * rng.standard_normal((2000, 8))
+    observed = rng.random(events.shape) < 0.5
+    rows = np.where(observed, events, np.nan)
+    gaussian = fit_gaussian_pairs(rows, observed)
+
+    def drawn(matched):
+        return jf.gaussian_completions(KEY, gaussian, rows, observed, matched=matched, progress=False)
+
+    plain, matched = drawn(False), drawn(True)
+    np.testing.assert_array_equal(matched[observed], events[observed].astype(np.float32))
+    shares = np.linspace(0.02, 0.98, 25)
+    np.testing.assert_allclose(np.quantile(matched[~observed], shares), np.quantile(events[observed], shares), atol=0.01)
+    # ranks are kept, and the error falls
+    assert np.all(np.diff(matched[~observed][np.argsort(plain[~observed])]) >= 0)
+    error = [np.sqrt(np.mean((filled - events)[~observed] ** 2)) for filled in (plain, matched)]
+    assert error[1] < error[0]
+    whole = jf.gaussian_completions(KEY, gaussian, events, observed | True, matched=True, progress=False)
+    np.testing.assert_array_equal(whole, events.astype(np.float32))
