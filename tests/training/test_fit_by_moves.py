@@ -201,7 +201,8 @@ def test_behind_a_map_of_grey_levels_couplings_learn_more_and_the_map_is_held():
     told = np.asarray(noise(jax.random.key(2), images))
     copula = fit_nonparanormal(told, observed, front=elementwise_spline(bins=8))
     model, with_map = trained(8, gaussian=copula)
-    np.testing.assert_array_equal(model.params[0]["numbers"], copula.params["numbers"])
+    # but for the rounding of an average
+    np.testing.assert_allclose(model.params[0]["numbers"], copula.params["numbers"], rtol=1e-6)
     _, of_its_own = trained(8)
     _, without = trained(0)
     assert with_map > without + 0.1
@@ -209,7 +210,7 @@ def test_behind_a_map_of_grey_levels_couplings_learn_more_and_the_map_is_held():
     assert abs(of_its_own - with_map) < 0.1
     # couplings that cannot begin at the Gaussian have the map all the same
     cosines, _ = trained(8, gaussian=copula, whitening="cosine")
-    np.testing.assert_array_equal(cosines.params[0]["numbers"], copula.params["numbers"])
+    np.testing.assert_allclose(cosines.params[0]["numbers"], copula.params["numbers"], rtol=1e-6)
     with pytest.raises(ValueError, match="the map of entries that the flow begins with"):
         trained(8, gaussian=copula.gaussian)
     with pytest.raises(ValueError, match="the map of entries that the flow begins with"):
