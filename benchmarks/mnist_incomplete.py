@@ -213,16 +213,9 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Im
     start = class_completions(k_start[0], problem, part, how.fit.get("rank"), how.matched) if how.by_class else None
     gaussian = copula_of(k_start[0], problem, flow) if how.matched else part.gaussian.with_noise(NOISE**2)
     model, report = fit_by_moves(
-        k_fit,
-        flow,
-        part.train,
-        part.train_mask,
-        labels=part.labels,
-        gaussian=gaussian,
-        noise=noisy,
-        completions=start,
+        k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=gaussian, noise=noisy, completions=start,
         **how.fit,
-    )
+    )  # fmt: skip
     seconds = time.perf_counter() - began
     began = time.perf_counter()
     done = complete(

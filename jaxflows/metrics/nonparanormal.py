@@ -60,11 +60,11 @@ class Nonparanormal(NamedTuple):
 
     def to_gaussian(self, rows: Any) -> np.ndarray:
         """u = S(y) of rows (n, *event), in float32."""
-        return _mapped(self.front.transform, self.params, rows)
+        return _mapped(self.front, False, self.params, rows)
 
     def to_events(self, rows: Any) -> np.ndarray:
         """y = S^{-1}(u), likewise."""
-        return _mapped(lambda params, u: self.front.invert(params, u)[0], self.params, rows)
+        return _mapped(self.front, True, self.params, rows)
 
     def with_gaussian(self, gaussian: Gaussian) -> Nonparanormal:
         """The same S before another Gaussian, such as that of one class of rows."""
@@ -114,20 +114,21 @@ def fit_nonparanormal(
     per_row = max(1e-9, float(mask[:, window].mean()) * mask[:, window].shape[1])
     some = some[: max(2, int(most_entries / per_row))]
     params = _fitted(front, params, shape, window, values[some, window], mask[some, window], neighbours)
-    behind = _mapped(front.transform, params, np.where(mask, values, 0.0).reshape(-1, *shape))
+    behind = _mapped(front, False, params, np.where(mask, values, 0.0).reshape(-1, *shape))
     return Nonparanormal(front, params, fit_gaussian_pairs(behind, mask.reshape(-1, *shape)))
 
 
-def _mapped(map_event: Any, params: Params, rows: Any) -> np.ndarray:
-    """Of rows (n, *event), some at a time."""
+def _mapped(front: Bijector, back: bool, params: Params, rows: Any) -> np.ndarray:
+    """S, or its inverse, of rows (n, *event), some at a time."""
     rows = np.asarray(rows, np.float32)
-    every = _map_all(map_event) if len(rows) else None
-    parts = [np.asarray(every(params, rows[n : n + _AT_ONCE])) for n in range(0, len(rows), _AT_ONCE)] if every else []
+    parts = [np.asarray(_map_some(front, back, params, rows[n : n + _AT_ONCE])) for n in range(0, len(rows), _AT_ONCE)]
     return np.concatenate(parts) if parts else rows
 
 
-def _map_all(map_event: Any) -> Any:
-    return jax.jit(jax.vmap(full_precision(map_event), (None, 0)))
+@functools.partial(jax.jit, static_argnums=(0, 1))
+@full_precision
+def _map_some(front: Bijector, back: bool, params: Params, rows: jax.Array) -> jax.Array:
+    return jax.vmap(lambda row: front.invert(params, row)[0] if back else front.transform(params, row))(rows)
 
 
 def _fitted(

@@ -47,7 +47,7 @@ def test_maps_there_and_back_are_inverse_and_of_no_rows_nothing():
 def test_the_map_is_found_from_what_was_observed(missing, worst):
     observed = mcar(ROWS, (SIZE,), missing, seed=1)
     found = fit_nonparanormal(np.where(observed, EVENTS, np.nan), observed, front=FRONT)
-    # the slopes differ by a factor of about five
+    # the slopes differ by a factor of about eleven
     assert np.ptp(_slopes(TRUTH)) > 1.5
     assert _error(found, _slopes(TRUTH)) < worst
     # the Gaussian is that of the mapped rows, and what was hidden does not matter
