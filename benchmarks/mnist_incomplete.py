@@ -44,12 +44,33 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from benchmarks.incomplete_digits import NOISE, SHAPE, Problem, class_completions, copula_of, noisy, part_of, problem_of
+from benchmarks.incomplete_digits import (
+    NOISE,
+    SHAPE,
+    Part,
+    Problem,
+    class_completions,
+    copula_of,
+    noisy,
+    part_of,
+    problem_of,
+)  # fmt: skip
 from benchmarks.published_mnist import RATES, published_rows
 from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
 from benchmarks.systems.imputed import Imputed
-from jaxflows import complete, denoise, fit_by_moves, fit_incomplete, flows, gaussian_start, predict_labels
+from jaxflows import (
+    complete,
+    denoise,
+    fit_by_moves,
+    fit_incomplete,
+    flows,
+    gaussian_start,
+    load_incomplete,
+    predict_labels,
+    save_incomplete,
+)  # fmt: skip
+from jaxflows.conditional.incomplete_model import IncompleteModel
 from jaxflows.flows import Flow
 from jaxflows.metrics import interval_coverage, rmse_mean, rmse_sample
 from jaxflows.metrics.misgan_fid import mnist_accuracy, mnist_fid
@@ -150,7 +171,7 @@ SCALED = Sizes(
         ),
         "ours_matched": Ours(
             lambda: whitened(16, 128, marginals=16), 30_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, **LAYERS, "max_seconds": 600},
+            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, "max_seconds": 1200} | LAYERS,
             True, True,
         ),
         "ours_amortised": Ours(
@@ -203,20 +224,42 @@ FULL = Sizes(
 )  # fmt: skip
 
 
-def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Imputed, Row]:
-    """`fit_by_moves` with labels, and moved draws by `complete`, denoised."""
-    how = sizes.ours[name]
-    flow = how.flow()
-    *k_start, k_fit, k_draw = jax.random.split(key, 3 if how.by_class else 2)
+class Trained(NamedTuple):
+    """A flow of ours with its classifier, and how it was trained."""
+
+    flow: Flow
+    model: IncompleteModel
+    seconds: float
+    steps: int
+
+
+def trained(key: jax.Array, flow: Flow, problem: Problem, part: Part, how: Ours, keep: Path | None) -> Trained:
+    """`fit_by_moves` with labels, or what the file has; written to it."""
+    if keep is not None and keep.exists():
+        flow, model, about = load_incomplete(keep)
+        return Trained(flow, model, about["seconds"], about["steps"])
     began = time.perf_counter()
-    part = part_of(problem, how.train_rows, flow)
-    start = class_completions(k_start[0], problem, part, how.fit.get("rank"), how.matched) if how.by_class else None
-    gaussian = copula_of(k_start[0], problem, flow) if how.matched else part.gaussian.with_noise(NOISE**2)
+    k_start, k_fit = jax.random.split(key)
+    start = class_completions(k_start, problem, part, how.fit.get("rank"), how.matched) if how.by_class else None
+    gaussian = copula_of(k_start, problem, flow) if how.matched else part.gaussian.with_noise(NOISE**2)
     model, report = fit_by_moves(
         k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=gaussian, noise=noisy, completions=start,
         **how.fit,
     )  # fmt: skip
-    seconds = time.perf_counter() - began
+    done = Trained(flow, model, time.perf_counter() - began, report.run.steps)
+    if keep is not None:
+        keep.parent.mkdir(parents=True, exist_ok=True)
+        save_incomplete(keep, flow, model, metadata={"seconds": done.seconds, "steps": done.steps})
+    return done
+
+
+def moved(key: jax.Array, problem: Problem, sizes: Sizes, keep: Path | None, name: str) -> tuple[Imputed, Row]:
+    """What was `trained`, and moved draws by `complete`, denoised."""
+    how = sizes.ours[name]
+    k_fit, k_draw = jax.random.split(key)
+    flow = how.flow()
+    part = part_of(problem, how.train_rows, flow)
+    flow, model, seconds, steps = trained(k_fit, flow, problem, part, how, keep)
     began = time.perf_counter()
     done = complete(
         k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.chains, chains=sizes.chains,
@@ -225,7 +268,7 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Im
     classes = predict_labels(flow, model, done).argmax(axis=-1)
     about = {
         "accuracy_incomplete": float(np.mean(classes == problem.test_labels)),
-        "turns_a_row": report.run.steps * how.fit["batch_size"] / len(part.train),
+        "turns_a_row": steps * how.fit["batch_size"] / len(part.train),
         "acceptance": float(done.info.acceptance.mean()), "completion_seconds": time.perf_counter() - began,
     }  # fmt: skip
     # what was observed has no noise, and counts as it is
@@ -235,13 +278,14 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, name: str) -> tuple[Im
     last, first = done.samples[:, : sizes.chains], done.samples[:, -sizes.chains :]
     apart = np.concatenate([last[:, ::2], first[:, ::2]], axis=1) if how.by_class else last
     return Imputed(
-        clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, report.run.steps,
+        clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, steps,
         noisy=apart.reshape(count, sizes.chains, -1),
     ), about  # fmt: skip
 
 
-def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes) -> tuple[Imputed, Row]:
+def ours_amortised(key: jax.Array, problem: Problem, sizes: Sizes, keep: Path | None) -> tuple[Imputed, Row]:
     """`fit_incomplete` with labels from a Gaussian of pairs, and draws of the posterior by `complete`."""
+    del keep
     how = sizes.ours["ours_amortised"]
     flow = how.flow()
     k_start, k_fit, k_draw = jax.random.split(key, 3)
@@ -303,8 +347,8 @@ def scores(problem: Problem, done: Imputed) -> Row:
     }
 
 
-def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Sizes) -> Row:
-    """One system at one rate."""
+def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Sizes, keep: Path | None = None) -> Row:
+    """One system at one rate; ``keep`` is a folder for the models of ours that move."""
     options = dict(sizes.systems.get(system, {}))
     rows = options.pop("train_rows", sizes.train_rows)
     part = Problem(*(t[:rows] for t in problem[:3]), *(t[: sizes.test_rows] for t in problem[3:]))
@@ -312,7 +356,8 @@ def measured(system: str, problem: Problem, missing: float, seed: int, sizes: Si
         options["image_shape"] = SHAPE
     key = jax.random.key(seed)
     if system in OURS:
-        done, about = OURS[system](key, part, sizes)
+        file = None if keep is None else keep / f"{system}_{missing}_{seed}.safetensors"
+        done, about = OURS[system](key, part, sizes, file)
     else:
         done, about = SYSTEMS[system](key, part.train, part.train_mask, part.test, part.test_mask, **options), {}
     return {
@@ -334,6 +379,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--full", action="store_true", help="all images and the papers' sizes, for a GPU")
     parser.add_argument("--max-seconds", type=float, help="of training ours, a rate; that of the sizes when left out")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="of models of ours: one that is there is not trained again")
     parser.add_argument("--again", action="store_true", help="measure anew what the results file has already")
     parser.add_argument("--quick", action="store_true", help="some rows and steps at the first rate; writes to runs/")
     options = parser.parse_args()
@@ -356,7 +402,7 @@ def main() -> None:
             if this in done and not options.again:
                 continue
             print(f"{system}, {missing} missing", flush=True)
-            done[this] = measured(system, problem, missing, options.seed, sizes)
+            done[this] = measured(system, problem, missing, options.seed, sizes, options.keep)
             rows = sorted(done.values(), key=lambda row: (row["missing"], names.index(row["system"]), row["scaled"]))
             write_results(NAME, [*rows, *published_rows()], seeds=sorted({row["seed"] for row in rows}), directory=directory)
 

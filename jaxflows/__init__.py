@@ -15,6 +15,7 @@ training   fit            maximum likelihood on complete data
            fit_incomplete maximum likelihood, by its bound, on rows with holes, with an amortised posterior
            fit_by_em      the same by completing and fitting in turn
            fit_by_moves   the same with completions that move along with the flow: for explicit flows
+           fit_classifier classes of rows with holes from what was observed, without a flow
            gaussian_start parameters with which a dense residual or a fully whitened flow begins as a Gaussian
            gaussian_completions rows filled by draws of a Gaussian: where completions may begin
            predict_labels classes of incomplete rows, where `fit_incomplete` was given labels
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from jaxflows.persistence import load, load_amortised, load_incomplete, save, save_amortised, save_incomplete
     from jaxflows.training.fit import fit
     from jaxflows.training.fit_by_moves import fit_by_moves
+    from jaxflows.training.fit_classifier import fit_classifier
     from jaxflows.training.fit_incomplete import fit_incomplete
     from jaxflows.training.gaussian_completions import gaussian_completions
     from jaxflows.training.gaussian_start import gaussian_start
@@ -81,6 +83,7 @@ __all__ = [
     "fit",
     "fit_by_em",
     "fit_by_moves",
+    "fit_classifier",
     "fit_incomplete",
     "fit_posterior",
     "flows",
@@ -119,6 +122,7 @@ _PLACES = {
     "fit": "jaxflows.training.fit:fit",
     "fit_by_em": "jaxflows.training.monte_carlo_em:fit_by_em",
     "fit_by_moves": "jaxflows.training.fit_by_moves:fit_by_moves",
+    "fit_classifier": "jaxflows.training.fit_classifier:fit_classifier",
     "fit_incomplete": "jaxflows.training.fit_incomplete:fit_incomplete",
     "fit_posterior": "jaxflows.conditional.fit_posterior:fit_posterior",
     "gaussian_completions": "jaxflows.training.gaussian_completions:gaussian_completions",

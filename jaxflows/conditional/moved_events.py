@@ -180,15 +180,14 @@ def draw_moved(
     """
     behind = behind_entrywise(flow)
     if behind is not None and is_mask(observation):
-        own, inner = behind.parts(params)
         draws = draw_moved(
-            key, behind.flow, inner, observation, behind.front.transform(own, observation.observed_part(y_observed)),
-            num_samples=num_samples, chains=chains, moves=moves, antithetic=antithetic, moments=moments, max_hidden=max_hidden,
-            max_observed=max_observed,
+            key, behind.flow, behind.parts(params)[1], observation,
+            behind.images(params, observation.observed_part(y_observed)), num_samples=num_samples, chains=chains, moves=moves,
+            antithetic=antithetic, moments=moments, max_hidden=max_hidden, max_observed=max_observed,
         )  # fmt: skip
 
         def event(u: jax.Array) -> jax.Array:
-            return observation.restore(behind.front.invert(own, u)[0], y_observed)
+            return observation.restore(behind.events(params, u), y_observed)
 
         return draws._replace(samples=jax.vmap(event)(draws.samples), anchor=event(draws.anchor))
     chains = num_samples if chains is None else chains

@@ -13,6 +13,8 @@ from __future__ import annotations
 import json
 from typing import NamedTuple
 
+import jax
+
 from jaxflows.bijectors.base import Bijector, Params
 from jaxflows.bijectors.chain import chain
 from jaxflows.bijectors.registry import from_spec
@@ -32,9 +34,22 @@ class Behind(NamedTuple):
     front: Bijector
     flow: Flow
 
+    @property
+    def alike(self) -> bool:
+        """Whether the front is one map for all entries, which are of one kind then."""
+        return bool(json.loads(self.front.spec)["over"] == "event")
+
     def parts(self, params: Params) -> tuple[Params, Params]:
         """Parameters of the front, and of the flow behind it, in those of the whole."""
         return params[0], tuple(params[1:])
+
+    def images(self, params: Params, y: jax.Array) -> jax.Array:
+        """u = S(y), an event of the flow behind."""
+        return self.front.transform(params[0], y)
+
+    def events(self, params: Params, u: jax.Array) -> jax.Array:
+        """y = S^{-1}(u)."""
+        return self.front.invert(params[0], u)[0]
 
 
 def behind_entrywise(flow: Flow) -> Behind | None:

@@ -148,7 +148,8 @@ def fit_by_moves(
             that is less than is hidden and less than is observed: a turn then factorises ``rank`` rows. None for all.
         completions: (n, *event_shape) where the completion of each row begins, ``noise`` included, from any imputer; what is
             observed in a row is not looked at. The nearer to the truth, the fewer turns are needed. None for draws of
-            ``gaussian``.
+            ``gaussian``; where that is None too and the flow begins with one `elementwise_spline` for all entries, for draws of
+            the Gaussian of the events with the levels of observed entries (`jaxflows.gaussian_completions`, ``matched``).
         moves: of each completion in its row's turn.
         move_every: completions move in the last of so many epochs. In the others the flow steps on them as they are, at a
             fraction of the work: more steps for the same time, on completions that are older.
@@ -207,6 +208,12 @@ def fit_by_moves(
             gaussian = fit_gaussian_pairs(told, rows.observed)
         else:
             gaussian = fit_nonparanormal(told, rows.observed, front=behind.front)
+            if first is None and behind.alike:
+                # draws of that Gaussian are too spread, and what a flow learns of them moves undo slowly
+                first = gaussian_completions(
+                    jax.random.fold_in(k_init, 2), fit_gaussian_pairs(told, rows.observed), told, rows.observed, rank=rank,
+                    matched=True, progress=progress,
+                )  # fmt: skip
     bounds = slots(rows.observed)
     inner = gaussian.gaussian if isinstance(gaussian, Nonparanormal) else gaussian
     moments = mass_moments(inner, rank, bounds, dtype)

@@ -71,12 +71,18 @@ def incomplete_data(
     values = check_rows(flow, values, name, noisy=noisy)
     if columns:
         check_columns(values, observed, constants=noisy)
-    labels = np.full(len(values), -1) if labels is None else np.asarray(labels)
-    if labels.shape != (len(values),) or not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"expected integer labels of shape ({len(values)},); got {labels.dtype} of shape {labels.shape}")
-    if labels.min() < -1:
+    labels = checked_labels(np.full(len(values), -1) if labels is None else labels, len(values))
+    some = np.flatnonzero(observed.reshape(len(values), -1).any(axis=1))
+    return IncompleteData(values[some], observed[some], labels[some], len(values) - len(some), some)
+
+
+def checked_labels(labels: Any, count: int) -> np.ndarray:
+    """Integers (count,) from 0, or -1 where unknown, in int64; ValueError for others."""
+    labels = np.asarray(labels)
+    if labels.shape != (count,) or not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"expected integer labels of shape ({count},); got {labels.dtype} of shape {labels.shape}")
+    if labels.min(initial=0) < -1:
         row = int(labels.argmin())
         raise ValueError(f"expected labels from 0, or -1 where unknown; got {labels[row]} at row {row}")
-    some = np.flatnonzero(observed.reshape(len(values), -1).any(axis=1))
     # -1 has to fit into what the labels come as
-    return IncompleteData(values[some], observed[some], labels[some].astype(np.int64), len(values) - len(some), some)
+    return labels.astype(np.int64)

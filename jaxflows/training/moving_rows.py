@@ -60,19 +60,18 @@ def moved_batch(
     NaN. ``moments`` are of what is moved: of a flow that begins with a map of each entry, of what is behind that.
     """
     behind = behind_entrywise(flow)
-    front, inner = (None, flow) if behind is None else behind
+    inner = flow if behind is None else behind.flow
 
     def start_of(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, before: jax.Array, begins: jax.Array) -> Any:
         # what was observed may have new noise
         params, moments = shared
         u = jnp.where(observed, y, before)
-        if front is not None:
-            u = front.transform(params[0], u)
+        u = u if behind is None else behind.images(params, u)
         spread, fresh = begun(key, moments, bounds, u, observed)
         return spread, jnp.where(observed | ~begins, u, fresh)
 
     def ended_at(params: Params, y: jax.Array, observed: jax.Array, u: jax.Array) -> jax.Array:
-        return jnp.where(observed, y, u if front is None else front.invert(params[0], u)[0])
+        return jnp.where(observed, y, u if behind is None else behind.events(params, u))
 
     def start_row(shared: Any, key: jax.Array, y: jax.Array, observed: jax.Array, *own: jax.Array) -> jax.Array:
         return ended_at(shared[0], y, observed, start_of(shared, jax.random.split(key)[0], y, observed, *own)[1])

@@ -1,0 +1,241 @@
+"""A classifier of rows with holes that reads what was observed of them, and what a Gaussian makes of the rest.
+
+Completions drawn from p(y_H | y_O) say no more of the class than y_O does, and of a few in a hundred entries they say it
+through noise: a classifier has to undo it. What is read here is a function of y_O and of the mask M alone,
+
+    E[y | y_O],   M (y - E y),   M,
+
+the conditional mean of a Gaussian of the rows, what was observed, centred, and where. Every step hides some more of each row,
+by another share for each: the classifier sees a row through many masks, and learns of rows with fewer entries than any has.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from jaxflows.conditional.spreads import Moments, Principal, conditional_spread, gaussian_completion, moments_of, principal_of
+from jaxflows.data.incomplete_rows import check_columns, check_finite, with_holes
+from jaxflows.metrics.gaussian_baseline import Gaussian
+from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
+from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, reads_events, weighted_moments
+from jaxflows.observation import mask
+from jaxflows.precision import full_precision
+from jaxflows.training.incomplete_data import checked_labels
+from jaxflows.training.loop import RunOptions, run
+from jaxflows.training.metrics_writers import MetricsWriter
+from jaxflows.training.rows import digest
+from jaxflows.training.step import constrained_step
+
+# rows classified at a time, and those whose inputs' moments the classifier keeps
+_AT_ONCE, _FIRST_ROWS = 256, 1024
+
+
+class RowClassifier(NamedTuple):
+    """A trained classifier of rows with holes.
+
+    Attributes:
+        head: of the inputs.
+        moments: the Gaussian of the rows.
+    """
+
+    head: PredictionHead
+    moments: Moments | Principal
+
+    def chances(self, rows: Any, observed: Any) -> np.ndarray:
+        """P(class | y_O) of rows (n, *event) with boolean masks (n, *event), True where observed: (n, classes).
+
+        Hidden entries may be anything; of a row with nothing observed it is about the share of the classes.
+
+        Raises:
+            ValueError: rows of another shape, a mask that does not fit, or observed entries that are not finite.
+        """
+        values, seen = _checked(rows, observed, self.moments.mean.shape)
+        parts = []
+        for start in range(0, len(values), _AT_ONCE):
+            some = slice(start, start + _AT_ONCE)
+            count = len(values[some])
+            # one program for all but the last rows, and a power of two of those
+            more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (values.ndim - 1)
+            parts.append(np.asarray(_chances(self, np.pad(values[some], more), np.pad(seen[some], more)))[:count])
+        return np.concatenate(parts) if parts else np.zeros((0, self.head.params["weight"].shape[-1]), np.float32)
+
+
+class ClassifierReport(NamedTuple):
+    """How training went.
+
+    Attributes:
+        losses: (steps,) cross-entropy of the mini-batch, of rows that were thinned, in nats a row.
+        seconds: of the steps, compilation included.
+        stopped: why it ended: 'epochs' or 'max_seconds'.
+        resumed_at: the step a checkpoint was taken up from; 0 for a fresh run.
+        rows: with a label and something observed, which were trained on.
+    """
+
+    losses: np.ndarray
+    seconds: float
+    stopped: str
+    resumed_at: int
+    rows: int
+
+
+def fit_classifier(
+    key: jax.Array,
+    rows: Any,
+    observed: Any,
+    labels: Any,
+    *,
+    hidden: Sequence[int] = (32, 64, 128),
+    gaussian: Gaussian | None = None,
+    rank: int = 64,
+    thinning: float = 0.3,
+    epochs: int = 10,
+    batch_size: int = 128,
+    optimizer: optax.GradientTransformation | None = None,
+    learning_rate: float | None = 2e-3,
+    ema_decay: float = 0.99,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int | None = None,
+    max_seconds: float | None = None,
+    progress: bool = True,
+    metrics: str | os.PathLike[str] | MetricsWriter | None = None,
+) -> tuple[RowClassifier, ClassifierReport]:
+    """Train a classifier of rows with holes on rows with holes; no flow takes part.
+
+    Where little is observed it finds more classes than a classifier of a flow's completions
+    (`jaxflows.fit_by_moves`, `jaxflows.fit_incomplete`): docs/incomplete.md has both beside each other.
+
+    Args:
+        key: of the initial parameters, the order of rows and their thinning.
+        rows: (n, *event), finite where observed; anything where hidden.
+        observed: (n, *event) boolean, True where observed.
+        labels: (n,) integers from 0, or -1 where unknown: such rows count for the Gaussian alone.
+        hidden: units of dense layers for vectors, channels of 3x3 convolutions of stride 2 for images; none for a linear map.
+        gaussian: of the rows; None for `jaxflows.metrics.fit_gaussian_pairs` of them, those without a label too.
+        rank: how many leading directions of the Gaussian count, the others being alike; all where the event has no more.
+        thinning: each step hides a share of what was observed of every row, uniform from 0 to this.
+        epochs, batch_size, optimizer, learning_rate, ema_decay, checkpoint_dir, checkpoint_every, max_seconds, progress,
+            metrics: as in `jaxflows.fit`.
+
+    Returns:
+        ``(classifier, report)``; ``classifier.chances(rows, observed)`` are P(class | y_O).
+
+    Raises:
+        ValueError, TypeError: arguments or data that do not fit, before anything is compiled: among them labels of fewer than
+            two classes and a column that was never observed.
+        FloatingPointError: a training loss that is not finite.
+
+    Cost a step and row: a factorisation of rank x rank, rank^2 products with d, and a gradient of the network.
+
+    Example:
+        >>> classifier, report = jf.fit_classifier(key, digits, observed, labels)
+        >>> classes = classifier.chances(rows, seen).argmax(axis=1)
+    """
+    options = RunOptions(
+        epochs, batch_size, optimizer, None if optimizer is not None else learning_rate, 0.02, 1.0, ema_decay, None, None,
+        checkpoint_dir, checkpoint_every, max_seconds, progress, metrics, [jax.local_devices()[0]],
+    )  # fmt: skip
+    options.check()
+    if not 0.0 <= thinning < 1.0:
+        raise ValueError(f"expected thinning in [0, 1); got {thinning}")
+    if rank < 1:
+        raise ValueError(f"expected rank >= 1; got {rank}")
+    values, seen = _checked(rows, observed, None)
+    if len(values) < 2:
+        raise ValueError(f"expected at least two rows; got {len(values)}")
+    event_shape = values.shape[1:]
+    check_head(event_shape, hidden, True)
+    if gaussian is not None and tuple(gaussian.event_shape) != event_shape:
+        raise ValueError(f"expected a Gaussian of events {event_shape}; got {tuple(gaussian.event_shape)}")
+    if gaussian is None:
+        check_columns(values, seen, constants=True)
+    known = checked_labels(labels, len(values))
+    used = np.flatnonzero((known >= 0) & seen.reshape(len(seen), -1).any(axis=1))
+    classes = len(np.unique(known[used]))
+    if classes < 2:
+        raise ValueError(f"expected labels of at least two classes on rows with something observed; got {classes}")
+    moments = _moments(fit_gaussian_pairs(values, seen) if gaussian is None else gaussian, rank)
+    values, seen, known = values[used], seen[used], known[used]
+
+    k_init, k_order, k_step = jax.random.split(key, 3)
+    shape = jax.eval_shape(lambda y, m: _inputs(moments, y, m, bool(hidden)), values[0], seen[0]).shape
+    order = options.order(k_order, len(values))
+    transformation, schedule = options.transformation(order)
+    start = fresh_head(k_init, shape, int(known.max()) + 1, hidden)
+
+    def loss(key: jax.Array, params: Any, batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
+        y, m, label = batch
+        k_share, k_keep = jax.random.split(key)
+        share = thinning * jax.random.uniform(k_share, (len(y),) + (1,) * len(event_shape))
+        thinned = m & (jax.random.uniform(k_keep, m.shape) >= share)
+        t = jax.vmap(lambda y, m: _inputs(moments, y, m, bool(hidden)))(y, thinned)
+        return head_loss(params, t, jnp.ones(len(t), bool), label)
+
+    description = {
+        "rows": digest(values), "mask": digest(seen), "labels": digest(known), "hidden": list(hidden), "thinning": thinning,
+        "rank": rank, "gaussian": digest(np.asarray(moments.mean)), **options.description(k_order, order),
+    }  # fmt: skip
+    ended = run(
+        options, order, options.state(start, transformation),
+        lambda parts: constrained_step(lambda p: p, full_precision(loss), transformation, schedule, k_step, ema_decay),
+        lambda numbers: (jnp.asarray(values[numbers]), jnp.asarray(seen[numbers]), jnp.asarray(known[numbers], jnp.int32)),
+        None, description, "fit classifier",
+    )  # fmt: skip
+    some = order.epoch(0).reshape(-1)[:_FIRST_ROWS]
+    told = _inputs_of(moments, bool(hidden), values[some], seen[some])
+    head = PredictionHead(ended.params, *weighted_moments(told, jnp.ones(len(told), told.dtype), ended.params))
+    report = ClassifierReport(
+        np.asarray(ended.done.losses), ended.done.seconds, str(ended.done.finished), ended.resumed_at, len(values)
+    )
+    return RowClassifier(head, moments), report
+
+
+def _checked(rows: Any, observed: Any, shape: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
+    """Rows, 0 where hidden, in the dtype of computation, and masks."""
+    values, seen = with_holes(np.asarray(rows), observed)
+    if values.ndim < 2 or (shape is not None and values.shape[1:] != shape):
+        wanted = "(n, *event)" if shape is None else f"(n, {', '.join(map(str, shape))})"
+        raise ValueError(f"expected rows of shape {wanted}; got {values.shape}")
+    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or np.iscomplexobj(values):
+        raise TypeError(f"expected rows of real numbers; got dtype {values.dtype}")
+    values = values.astype(jnp.result_type(float))
+    check_finite(values)
+    return values, seen
+
+
+def _moments(gaussian: Gaussian, rank: int) -> Moments | Principal:
+    mean, covariance = gaussian.mean.reshape(gaussian.event_shape), gaussian.factor @ gaussian.factor.T
+    dtype = jnp.result_type(float)
+    if rank < math.prod(gaussian.event_shape):
+        return principal_of(mean, covariance, rank, dtype)
+    return moments_of(jnp.asarray(mean, dtype), jnp.asarray(covariance, dtype))
+
+
+def _inputs(moments: Moments | Principal, y: jax.Array, observed: jax.Array, spatial: bool) -> jax.Array:
+    """E[y | y_O], M (y - E y) and M of ONE row: as channels of an image, else one after the other."""
+    observation = mask(observed)
+    known = observation.observed_part(y)
+    spread = conditional_spread(moments, observation)
+    mean = gaussian_completion(moments, observation, spread, known, moments.mean)
+    told = [mean, observation.observed_part(y - moments.mean), observed.astype(y.dtype)]
+    if spatial and y.ndim > 1:
+        return jnp.stack(told, axis=-1).reshape(*y.shape[:2], -1)
+    return jnp.concatenate([part.reshape(-1) for part in told])
+
+
+@full_precision
+def _inputs_of(moments: Moments | Principal, spatial: bool, rows: Any, observed: Any) -> jax.Array:
+    return jax.vmap(lambda y, m: _inputs(moments, y, m, spatial))(jnp.asarray(rows), jnp.asarray(observed))
+
+
+@jax.jit
+def _chances(classifier: RowClassifier, rows: jax.Array, observed: jax.Array) -> jax.Array:
+    spatial = reads_events(classifier.head.params)
+    return jax.nn.softmax(classifier.head.logits(_inputs_of(classifier.moments, spatial, rows, observed)))
