@@ -30,7 +30,8 @@ def save_incomplete(
     Args:
         path: the file, by convention ``*.safetensors``; replaced when it exists.
         flow: the flow.
-        model: from `jaxflows.fit_incomplete`, or from `jaxflows.fit_by_moves` with labels.
+        model: from `jaxflows.fit_incomplete`, or from `jaxflows.fit_by_moves` with labels; its head may be one of
+            `jaxflows.fit_classifier`.
         metadata: anything JSON can hold.
         dtype: how numbers are stored.
 
@@ -72,9 +73,8 @@ def incomplete_model(contents: Contents) -> IncompleteModel:
     """The model of a file that has an inference network, a classifier or both."""
     beside, posterior = contents.beside, None
     if "network" in beside:
-        network = network_from(
-            {name: value for name, value in contents.inference.items() if name not in ("classes", "head_hidden", "mask")}
-        )
+        others = ("classes", "head_hidden", "head_rank", "mask")
+        network = network_from({name: value for name, value in contents.inference.items() if name not in others})
         posterior = Amortised(network, beside["network"], beside["centre"], beside["spread"])
     masking = SelfMasking(beside["mask"], beside["centre"], beside["spread"]) if "mask" in beside else None
     return IncompleteModel(contents.params, posterior, beside.get("head"), masking)

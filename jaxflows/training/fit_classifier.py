@@ -1,17 +1,11 @@
-"""A classifier of rows with holes that reads what was observed of them, and what a Gaussian makes of the rest.
+"""Training of `jaxflows.conditional.row_classifier` on rows with holes.
 
-Completions drawn from p(y_H | y_O) say no more of the class than y_O does, and of a few in a hundred entries they say it
-through noise: a classifier has to undo it. What is read here is a function of y_O and of the mask M alone,
-
-    E[y | y_O],   M (y - E y),   M,
-
-the conditional mean of a Gaussian of the rows, what was observed, centred, and where. Every step hides some more of each row,
-by another share for each: the classifier sees a row through many masks, and learns of rows with fewer entries than any has.
+Every step hides some more of each row, by another share for each: the classifier sees a row through many masks, and learns of
+rows with fewer entries than any has.
 """
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -21,12 +15,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxflows.conditional.spreads import Moments, Principal, conditional_spread, gaussian_completion, moments_of, principal_of
-from jaxflows.data.incomplete_rows import check_columns, check_finite, with_holes
+from jaxflows.conditional.row_classifier import RowClassifier, checked_rows, inputs, inputs_of, inputs_shape, reading_moments
+from jaxflows.data.incomplete_rows import check_columns
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
-from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, reads_events, weighted_moments
-from jaxflows.observation import mask
+from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, weighted_moments
 from jaxflows.precision import full_precision
 from jaxflows.training.incomplete_data import checked_labels
 from jaxflows.training.loop import RunOptions, run
@@ -34,38 +27,8 @@ from jaxflows.training.metrics_writers import MetricsWriter
 from jaxflows.training.rows import digest
 from jaxflows.training.step import constrained_step
 
-# rows classified at a time, and those whose inputs' moments the classifier keeps
-_AT_ONCE, _FIRST_ROWS = 256, 1024
-
-
-class RowClassifier(NamedTuple):
-    """A trained classifier of rows with holes.
-
-    Attributes:
-        head: of the inputs.
-        moments: the Gaussian of the rows.
-    """
-
-    head: PredictionHead
-    moments: Moments | Principal
-
-    def chances(self, rows: Any, observed: Any) -> np.ndarray:
-        """P(class | y_O) of rows (n, *event) with boolean masks (n, *event), True where observed: (n, classes).
-
-        Hidden entries may be anything; of a row with nothing observed it is about the share of the classes.
-
-        Raises:
-            ValueError: rows of another shape, a mask that does not fit, or observed entries that are not finite.
-        """
-        values, seen = _checked(rows, observed, self.moments.mean.shape)
-        parts = []
-        for start in range(0, len(values), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
-            count = len(values[some])
-            # one program for all but the last rows, and a power of two of those
-            more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (values.ndim - 1)
-            parts.append(np.asarray(_chances(self, np.pad(values[some], more), np.pad(seen[some], more)))[:count])
-        return np.concatenate(parts) if parts else np.zeros((0, self.head.params["weight"].shape[-1]), np.float32)
+# those whose inputs' moments the classifier keeps
+_FIRST_ROWS = 1024
 
 
 class ClassifierReport(NamedTuple):
@@ -147,7 +110,7 @@ def fit_classifier(
         raise ValueError(f"expected thinning in [0, 1); got {thinning}")
     if rank < 1:
         raise ValueError(f"expected rank >= 1; got {rank}")
-    values, seen = _checked(rows, observed, None)
+    values, seen = checked_rows(rows, observed, None)
     if len(values) < 2:
         raise ValueError(f"expected at least two rows; got {len(values)}")
     event_shape = values.shape[1:]
@@ -161,21 +124,20 @@ def fit_classifier(
     classes = len(np.unique(known[used]))
     if classes < 2:
         raise ValueError(f"expected labels of at least two classes on rows with something observed; got {classes}")
-    moments = _moments(fit_gaussian_pairs(values, seen) if gaussian is None else gaussian, rank)
+    moments = reading_moments(fit_gaussian_pairs(values, seen) if gaussian is None else gaussian, rank)
     values, seen, known = values[used], seen[used], known[used]
 
     k_init, k_order, k_step = jax.random.split(key, 3)
-    shape = jax.eval_shape(lambda y, m: _inputs(moments, y, m, bool(hidden)), values[0], seen[0]).shape
     order = options.order(k_order, len(values))
     transformation, schedule = options.transformation(order)
-    start = fresh_head(k_init, shape, int(known.max()) + 1, hidden)
+    start = fresh_head(k_init, inputs_shape(event_shape, bool(hidden)), int(known.max()) + 1, hidden)
 
     def loss(key: jax.Array, params: Any, batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         y, m, label = batch
         k_share, k_keep = jax.random.split(key)
         share = thinning * jax.random.uniform(k_share, (len(y),) + (1,) * len(event_shape))
         thinned = m & (jax.random.uniform(k_keep, m.shape) >= share)
-        t = jax.vmap(lambda y, m: _inputs(moments, y, m, bool(hidden)))(y, thinned)
+        t = jax.vmap(lambda y, m: inputs(moments, y, m, bool(hidden)))(y, thinned)
         return head_loss(params, t, jnp.ones(len(t), bool), label)
 
     description = {
@@ -189,53 +151,9 @@ def fit_classifier(
         None, description, "fit classifier",
     )  # fmt: skip
     some = order.epoch(0).reshape(-1)[:_FIRST_ROWS]
-    told = _inputs_of(moments, bool(hidden), values[some], seen[some])
+    told = inputs_of(moments, bool(hidden), values[some], seen[some])
     head = PredictionHead(ended.params, *weighted_moments(told, jnp.ones(len(told), told.dtype), ended.params))
     report = ClassifierReport(
         np.asarray(ended.done.losses), ended.done.seconds, str(ended.done.finished), ended.resumed_at, len(values)
     )
     return RowClassifier(head, moments), report
-
-
-def _checked(rows: Any, observed: Any, shape: tuple[int, ...] | None) -> tuple[np.ndarray, np.ndarray]:
-    """Rows, 0 where hidden, in the dtype of computation, and masks."""
-    values, seen = with_holes(np.asarray(rows), observed)
-    if values.ndim < 2 or (shape is not None and values.shape[1:] != shape):
-        wanted = "(n, *event)" if shape is None else f"(n, {', '.join(map(str, shape))})"
-        raise ValueError(f"expected rows of shape {wanted}; got {values.shape}")
-    if not (np.issubdtype(values.dtype, np.number) or values.dtype == bool) or np.iscomplexobj(values):
-        raise TypeError(f"expected rows of real numbers; got dtype {values.dtype}")
-    values = values.astype(jnp.result_type(float))
-    check_finite(values)
-    return values, seen
-
-
-def _moments(gaussian: Gaussian, rank: int) -> Moments | Principal:
-    mean, covariance = gaussian.mean.reshape(gaussian.event_shape), gaussian.factor @ gaussian.factor.T
-    dtype = jnp.result_type(float)
-    if rank < math.prod(gaussian.event_shape):
-        return principal_of(mean, covariance, rank, dtype)
-    return moments_of(jnp.asarray(mean, dtype), jnp.asarray(covariance, dtype))
-
-
-def _inputs(moments: Moments | Principal, y: jax.Array, observed: jax.Array, spatial: bool) -> jax.Array:
-    """E[y | y_O], M (y - E y) and M of ONE row: as channels of an image, else one after the other."""
-    observation = mask(observed)
-    known = observation.observed_part(y)
-    spread = conditional_spread(moments, observation)
-    mean = gaussian_completion(moments, observation, spread, known, moments.mean)
-    told = [mean, observation.observed_part(y - moments.mean), observed.astype(y.dtype)]
-    if spatial and y.ndim > 1:
-        return jnp.stack(told, axis=-1).reshape(*y.shape[:2], -1)
-    return jnp.concatenate([part.reshape(-1) for part in told])
-
-
-@full_precision
-def _inputs_of(moments: Moments | Principal, spatial: bool, rows: Any, observed: Any) -> jax.Array:
-    return jax.vmap(lambda y, m: _inputs(moments, y, m, spatial))(jnp.asarray(rows), jnp.asarray(observed))
-
-
-@jax.jit
-def _chances(classifier: RowClassifier, rows: jax.Array, observed: jax.Array) -> jax.Array:
-    spatial = reads_events(classifier.head.params)
-    return jax.nn.softmax(classifier.head.logits(_inputs_of(classifier.moments, spatial, rows, observed)))

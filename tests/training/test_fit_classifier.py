@@ -8,6 +8,8 @@ import pytest
 from scipy.stats import norm
 
 import jaxflows as jf
+from jaxflows.conditional.incomplete_model import IncompleteModel
+from jaxflows.conditional.row_classifier import RowClassifier
 from jaxflows.metrics import Gaussian
 from jaxflows.training.checkpoint import ForeignCheckpointError
 from jaxflows.training.fit_classifier import fit_classifier
@@ -59,7 +61,7 @@ def test_chances_are_those_of_bayes(trained):
     assert report.losses[-30:].mean() < report.losses[:5].mean()
 
 
-def test_the_mean_that_is_read_is_that_of_the_gaussian(trained):
+def test_the_mean_that_is_read_is_that_of_the_gaussian():
     # a classifier of one entry that is always hidden can only go by the others
     rng = np.random.default_rng(3)
     pairs = rng.multivariate_normal(np.zeros(2), [[1.0, 0.95], [0.95, 1.0]], size=3000)
@@ -109,6 +111,24 @@ def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(tmp_path)
     assert sorted((tmp_path / "whole").iterdir()) == kept
     with pytest.raises(ForeignCheckpointError):
         run(tmp_path / "whole", thinning=0.1)
+
+
+@pytest.mark.parametrize(("hidden", "rank"), [((8,), 2), ((), 4)])
+def test_as_the_classifier_of_a_model_it_is_asked_and_kept(tmp_path, hidden, rank):
+    rows, observed, labels = two_gaussians(60, 8)
+    flow = jf.flows.residual(event_shape=(4,), blocks=1, hidden=4)
+    classifier, _ = fit_classifier(KEY, rows, observed, labels, hidden=hidden, rank=rank, epochs=2, progress=False)
+    model = IncompleteModel(flow.init(KEY), None, classifier)
+    filled = np.where(observed, rows, 0.0).astype(np.float32)
+    done = jf.complete(KEY, flow, model.params, filled, observed, num_samples=2, progress=False)
+    told = jf.predict_labels(flow, model, done, observed)
+    np.testing.assert_array_equal(told, classifier.chances(rows, observed))
+    with pytest.raises(ValueError, match="observed="):
+        jf.predict_labels(flow, model, done)
+    jf.save_incomplete(tmp_path / "model.safetensors", flow, model)
+    _, read, _ = jf.load_incomplete(tmp_path / "model.safetensors")
+    assert isinstance(read.head, RowClassifier)
+    np.testing.assert_array_equal(read.head.chances(rows, observed), told)
 
 
 def test_it_is_found_under_the_package_and_stops_in_time():
