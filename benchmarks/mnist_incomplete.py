@@ -14,8 +14,9 @@ first drawn from the Gaussian that pairs of observed pixels of all training digi
 without the noise of training (`jaxflows.denoise`). ``ours_by_class`` is the same, but completions begin as draws of one such
 Gaussian for each class, as the labels say (`jaxflows.gaussian_completions`), and move in the last of every three epochs; draws
 are in antithetic pairs. Its classifier learns of completions that tell the class, which those of a test digit do not.
-``ours_matched`` is that behind a map of grey levels (`jaxflows.metrics.fit_nonparanormal`); its first completions have the
-levels of observed pixels.
+``ours_matched`` is that behind a map of grey levels (`jaxflows.metrics.fit_nonparanormal`); its first completions, and in the
+end its draws, though not their mean, have the levels of observed pixels (`jaxflows.match_levels`). Its classifier reads what was
+observed of a digit, and no completion (`jaxflows.fit_classifier`).
 ``ours_amortised`` starts as the Gaussian of all digits (`jaxflows.gaussian_start`) and trains flow, network and classifier
 together from there, as the paper does (`jaxflows.fit_incomplete`).
 
@@ -35,14 +36,12 @@ import argparse
 import functools
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks.incomplete_digits import (
     NOISE,
@@ -55,6 +54,7 @@ from benchmarks.incomplete_digits import (
     part_of,
     problem_of,
 )  # fmt: skip
+from benchmarks.mnist_sizes import FULL, QUICK, SCALED, Ours, Sizes
 from benchmarks.published_mnist import RATES, published_rows
 from benchmarks.results_file import RESULTS, Row, read_rows, write_results
 from benchmarks.systems import SYSTEMS
@@ -63,10 +63,11 @@ from jaxflows import (
     complete,
     denoise,
     fit_by_moves,
+    fit_classifier,
     fit_incomplete,
-    flows,
     gaussian_start,
     load_incomplete,
+    match_levels,
     predict_labels,
     save_incomplete,
 )  # fmt: skip
@@ -80,150 +81,6 @@ NAME = "mnist_incomplete"
 MOVES, DRAWS_A_CHAIN = 24, 6
 
 
-class Ours(NamedTuple):
-    """How a flow of ours is trained.
-
-    Attributes:
-        flow: its architecture.
-        train_rows: the first so many images; those of the Gaussian are the system's.
-        fit: options of `jaxflows.fit_by_moves` or `jaxflows.fit_incomplete`.
-        by_class: whether completions begin as draws of one Gaussian for each class, and test digits are drawn in pairs.
-        matched: whether those have the grey levels of observed pixels, before a flow that maps grey levels.
-    """
-
-    flow: Callable[[], Flow]
-    train_rows: int
-    fit: dict[str, Any]
-    by_class: bool = False
-    matched: bool = False
-
-
-class Sizes(NamedTuple):
-    """What a run takes.
-
-    Attributes:
-        scaled: whether this is less than all images and the full sizes.
-        train_rows, test_rows: the first so many images; a system's own ``train_rows`` goes before.
-        ours: by system, how ours are trained.
-        draws: of ``ours_amortised``, a test digit.
-        chains: of the others, likewise.
-        amortised: whether ``ours_amortised`` draws from what its network says, in place of the Gauss-Newton posterior.
-        systems: options of each comparator, and ``train_rows`` of ours.
-    """
-
-    scaled: bool
-    train_rows: int
-    test_rows: int
-    ours: dict[str, Ours]
-    draws: int
-    chains: int
-    amortised: bool
-    systems: dict[str, dict[str, Any]]
-
-
-def flow_before_the_rest(flow_rate: float, rate: float) -> optax.GradientTransformation:
-    """Adam, slower for the flow, which starts at a Gaussian, than for network and classifier, which start at nothing."""
-    rates = {"flow": flow_rate, "network": rate, "head": rate}
-    return optax.multi_transform({name: optax.adam(value) for name, value in rates.items()}, {name: name for name in rates})
-
-
-def whitened(hidden: int, dense: int, *, marginals: int = 0) -> Flow:
-    """Couplings behind a Gaussian, and that behind a map of grey levels or none."""
-    return flows.whitened_image(event_shape=(*SHAPE, 1), hidden=hidden, dense=dense, whitening="full", marginals=marginals)
-
-
-# Adam trains the classifier as fast with any weight, and the flow is spared
-HEAD = {"head_weight": 1e-2}
-LAYERS = HEAD | {"head_hidden": (32, 64)}
-QUICK = Sizes(
-    True, 128, 32,
-    {
-        "ours": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, **LAYERS}),
-        "ours_by_class": Ours(lambda: whitened(4, 8), 128, {"epochs": 2, "batch_size": 32, "move_every": 2, **LAYERS}, True),
-        "ours_matched": Ours(
-            lambda: whitened(4, 8, marginals=4), 128, {"epochs": 2, "batch_size": 32, "move_every": 2, **LAYERS}, True, True
-        ),
-        "ours_amortised": Ours(
-            lambda: flows.residual(event_shape=SHAPE, blocks=2, hidden=16), 128, {"epochs": 1, "batch_size": 64}
-        ),
-    },
-    4, 2, True,
-    {
-        "column_mean": {}, "gaussian_pairwise": {"num_samples": 4},
-        "gaussian_em": {"shrinkage": 0.1, "max_steps": 1, "num_samples": 4}, "mice": {"rounds": 1, "neighbours": 5},
-        "missforest": {"rounds": 1, "trees": 1, "neighbours": 3}, "emflow": {"epochs": 1, "batch_size": 64, "rounds": 1},
-        "mcflow": {"epochs": 1}, "gain": {"steps": 2, "num_samples": 4},
-        "misgan": {"epochs": 3, "hidden": (32,), "critic_hidden": (32,), "imputer_hidden": (32,), "num_samples": 4},
-        "miwae": {"epochs": 1, "hidden": 32, "observation": "bernoulli", "proposals": 16, "num_samples": 4},
-    },
-)  # fmt: skip
-SCALED = Sizes(
-    True, 3000, 500,
-    {
-        "ours": Ours(
-            lambda: whitened(16, 128), 30_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, **LAYERS, "max_seconds": 900},
-        ),
-        "ours_by_class": Ours(
-            lambda: whitened(16, 128), 30_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, **LAYERS, "max_seconds": 600},
-            True,
-        ),
-        "ours_matched": Ours(
-            lambda: whitened(16, 128, marginals=16), 30_000,
-            {"epochs": 20, "batch_size": 64, "learning_rate": 2e-3, "rank": 128, "move_every": 3, "max_seconds": 1200} | LAYERS,
-            True, True,
-        ),
-        "ours_amortised": Ours(
-            lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=128), 3000,
-            {"epochs": 20, "batch_size": 64, "optimizer": flow_before_the_rest(2e-6, 2e-3), **HEAD, "max_seconds": 240},
-        ),
-    },
-    16, 8, False,
-    {
-        "ours": {"train_rows": 60_000}, "ours_by_class": {"train_rows": 60_000}, "ours_matched": {"train_rows": 60_000},
-        "ours_amortised": {"train_rows": 60_000},
-        "column_mean": {},
-        "gaussian_pairwise": {"train_rows": 60_000}, "gaussian_em": {"train_rows": 1000, "shrinkage": 0.03, "max_steps": 5},
-        "mice": {"rounds": 2, "neighbours": 30}, "missforest": {"rounds": 1, "trees": 10, "neighbours": 30},
-        "emflow": {"epochs": 2, "batch_size": 64, "train_rows": 2000}, "mcflow": {"epochs": 5}, "gain": {"steps": 2000},
-        "misgan": {
-            "epochs": 140, "learning_rate": 1e-3, "hidden": (256,), "critic_hidden": (256,), "imputer_hidden": (512,),
-        },
-        "miwae": {"epochs": 70, "hidden": 256, "latent": 32, "observation": "bernoulli", "proposals": 1000},
-    },
-)  # fmt: skip
-FULL = Sizes(
-    False, 60_000, 10_000,
-    {
-        "ours": Ours(
-            lambda: whitened(64, 512), 60_000,
-            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, **LAYERS, "max_seconds": 200},
-        ),
-        "ours_by_class": Ours(
-            lambda: whitened(64, 512), 60_000,
-            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, "move_every": 3, **LAYERS, "max_seconds": 200}, True,
-        ),
-        "ours_matched": Ours(
-            lambda: whitened(64, 512, marginals=16), 60_000,
-            {"epochs": 60, "batch_size": 256, "learning_rate": 2e-3, "move_every": 3, **LAYERS, "max_seconds": 200}, True, True,
-        ),
-        "ours_amortised": Ours(
-            lambda: flows.residual(event_shape=SHAPE, blocks=8, hidden=512), 60_000,
-            {"epochs": 40, "batch_size": 256, "optimizer": flow_before_the_rest(2e-4, 2e-3), **HEAD, "max_seconds": 240},
-        ),
-    },
-    16, 8, True,
-    {
-        "column_mean": {}, "gaussian_pairwise": {}, "gaussian_em": {"train_rows": 5000, "shrinkage": 0.01, "max_steps": 20},
-        "mice": {"rounds": 3, "neighbours": 60, "train_rows": 5000},
-        "missforest": {"rounds": 1, "trees": 10, "neighbours": 30, "train_rows": 5000},
-        "emflow": {"epochs": 5, "at_once": 256}, "mcflow": {"epochs": 32}, "gain": {}, "misgan": {"epochs": 60},
-        "miwae": {"epochs": 40, "hidden": 512, "latent": 50, "observation": "bernoulli"},
-    },
-)  # fmt: skip
-
-
 class Trained(NamedTuple):
     """A flow of ours with its classifier, and how it was trained."""
 
@@ -234,18 +91,22 @@ class Trained(NamedTuple):
 
 
 def trained(key: jax.Array, flow: Flow, problem: Problem, part: Part, how: Ours, keep: Path | None) -> Trained:
-    """`fit_by_moves` with labels, or what the file has; written to it."""
+    """`fit_by_moves` and a classifier, or what the file has; written to it."""
     if keep is not None and keep.exists():
         flow, model, about = load_incomplete(keep)
         return Trained(flow, model, about["seconds"], about["steps"])
     began = time.perf_counter()
-    k_start, k_fit = jax.random.split(key)
+    k_start, k_fit, k_classes = jax.random.split(key, 3)
     start = class_completions(k_start, problem, part, how.fit.get("rank"), how.matched) if how.by_class else None
     gaussian = copula_of(k_start, problem, flow) if how.matched else part.gaussian.with_noise(NOISE**2)
     model, report = fit_by_moves(
-        k_fit, flow, part.train, part.train_mask, labels=part.labels, gaussian=gaussian, noise=noisy, completions=start,
-        **how.fit,
+        k_fit, flow, part.train, part.train_mask, labels=None if how.classifier else part.labels, gaussian=gaussian,
+        noise=noisy, completions=start, **how.fit,
     )  # fmt: skip
+    if how.classifier is not None:
+        rows, masks = (t.reshape(-1, *SHAPE, 1) for t in (problem.train, problem.train_mask))
+        classifier, _ = fit_classifier(k_classes, rows, masks, problem.train_labels, **how.classifier)
+        model = model._replace(head=classifier)
     done = Trained(flow, model, time.perf_counter() - began, report.run.steps)
     if keep is not None:
         keep.parent.mkdir(parents=True, exist_ok=True)
@@ -265,7 +126,7 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, keep: Path | None, nam
         k_draw, flow, model.params, part.test, part.test_mask, num_samples=DRAWS_A_CHAIN * sizes.chains, chains=sizes.chains,
         weighted=False, moves=MOVES, antithetic=how.by_class,
     )  # fmt: skip
-    classes = predict_labels(flow, model, done).argmax(axis=-1)
+    classes = predict_labels(flow, model, done, part.test_mask).argmax(axis=-1)
     about = {
         "accuracy_incomplete": float(np.mean(classes == problem.test_labels)),
         "turns_a_row": steps * how.fit["batch_size"] / len(part.train),
@@ -273,12 +134,14 @@ def moved(key: jax.Array, problem: Problem, sizes: Sizes, keep: Path | None, nam
     }  # fmt: skip
     # what was observed has no noise, and counts as it is
     clean = np.where(part.test_mask[:, None], done.samples, denoise(flow, model.params, done.samples, NOISE))
-    count = len(problem.test)
+    mean, count = clean.mean(axis=1), len(problem.test)
+    if how.matched:
+        clean = match_levels(clean, part.test_mask, part.train[part.train_mask])
     # for coverage those that hardly depend on each other: the last states of all chains come first
     last, first = done.samples[:, : sizes.chains], done.samples[:, -sizes.chains :]
     apart = np.concatenate([last[:, ::2], first[:, ::2]], axis=1) if how.by_class else last
     return Imputed(
-        clean.mean(axis=1).reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, steps,
+        mean.reshape(count, -1), clean.reshape(*clean.shape[:2], -1), seconds, steps,
         noisy=apart.reshape(count, sizes.chains, -1),
     ), about  # fmt: skip
 

@@ -23,6 +23,7 @@ models     save, load     one file a model, no code in it; ``save_incomplete`` a
                           classifier that `fit_incomplete` trained, ``save_amortised`` and ``load_amortised`` of a
                           pre-generator trained once
 conditions complete       samples, mean and diagnostics of the missing part, row by row
+           match_levels   draws given the levels that observed entries have
            denoise        draws of a flow without the noise it was trained with
            complete_by_mcmc the same by exact Markov chains: the reference for any posterior, slower
            observe        ``observe.mask`` and ``observe.linear``
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from jaxflows.conditional.constraint import solve
     from jaxflows.conditional.denoise import denoise
     from jaxflows.conditional.fit_posterior import fit_posterior
+    from jaxflows.conditional.match_levels import match_levels
     from jaxflows.flows import Flow
     from jaxflows.inverse.infer import infer
     from jaxflows.observation import Observation
@@ -96,6 +98,7 @@ __all__ = [
     "load_amortised",
     "load_incomplete",
     "log_det",
+    "match_levels",
     "measurements",
     "metrics",
     "observe",
@@ -135,6 +138,7 @@ _PLACES = {
     "load_amortised": "jaxflows.persistence:load_amortised",
     "load_incomplete": "jaxflows.persistence:load_incomplete",
     "log_det": "jaxflows.log_det",
+    "match_levels": "jaxflows.conditional.match_levels:match_levels",
     "measurements": "jaxflows.measurements",
     "metrics": "jaxflows.metrics",
     "observe": "jaxflows.observation",

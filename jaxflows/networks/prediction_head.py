@@ -94,13 +94,23 @@ def reads_events(params: Params) -> bool:
     return "hidden" in params
 
 
-def head_logits(params: Params, t: jax.Array, mean: jax.Array, variance: jax.Array, *, half: bool = False) -> jax.Array:
-    """(n, classes) of latents (n, d) or events (n, *event), normalised by these statistics; ``half`` multiplies in bfloat16."""
+def head_logits(
+    params: Params, t: jax.Array, mean: jax.Array, variance: jax.Array, *, half: bool = False,
+    dropout: tuple[jax.Array, float] | None = None,
+) -> jax.Array:  # fmt: skip
+    """(n, classes) of latents (n, d) or events (n, *event), normalised by these statistics.
+
+    ``half`` multiplies in bfloat16; ``dropout`` is a key, and the chance of a feature of the last hidden layer to be left out.
+    """
     normal = params["scale"] * ((t - mean) * jax.lax.rsqrt(variance + _LEAST_VARIANCE)) + params["bias"]
     layers, weight = params.get("hidden", {}), params["weight"]
     if half:
         normal, layers, weight = in_bfloat16((normal, layers, weight))
-    return jnp.matmul(_features(layers, normal), weight, preferred_element_type=t.dtype)
+    features = _features(layers, normal)
+    if dropout is not None:
+        key, chance = dropout
+        features *= jax.random.bernoulli(key, 1.0 - chance, features.shape).astype(features.dtype) / (1.0 - chance)
+    return jnp.matmul(features, weight, preferred_element_type=t.dtype)
 
 
 def _features(layers: Params, t: jax.Array) -> jax.Array:
@@ -129,7 +139,10 @@ def weighted_moments(t: jax.Array, weights: jax.Array, params: Params) -> tuple[
     return mean, average((t - mean) ** 2)
 
 
-def head_loss(params: Params, t: jax.Array, usable: jax.Array, labels: jax.Array, *, half: bool = False) -> jax.Array:
+def head_loss(
+    params: Params, t: jax.Array, usable: jax.Array, labels: jax.Array, *, half: bool = False,
+    dropout: tuple[jax.Array, float] | None = None,
+) -> jax.Array:  # fmt: skip
     """Mean cross-entropy in nats over the usable rows with a label, normalised by the moments of all usable ones.
 
     Args:
@@ -137,10 +150,10 @@ def head_loss(params: Params, t: jax.Array, usable: jax.Array, labels: jax.Array
         t: (n, d), or (n, *event) where the head `reads_events`.
         usable: (n,) boolean.
         labels: (n,) integers, -1 where unknown. 0 is returned when no label is known.
-        half: multiply in bfloat16.
+        half, dropout: as in `head_logits`.
     """
     mean, variance = weighted_moments(t, usable.astype(t.dtype), params)
-    log_probs = jax.nn.log_softmax(head_logits(params, t, mean, variance, half=half))
+    log_probs = jax.nn.log_softmax(head_logits(params, t, mean, variance, half=half, dropout=dropout))
     known = usable & (labels >= 0)
     picked = jnp.take_along_axis(log_probs, jnp.maximum(labels, 0)[:, None], axis=1)[:, 0]
     return -jnp.sum(jnp.where(known, picked, 0.0)) / jnp.maximum(jnp.sum(known), 1)

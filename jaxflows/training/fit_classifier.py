@@ -59,6 +59,7 @@ def fit_classifier(
     gaussian: Gaussian | None = None,
     rank: int = 64,
     thinning: float = 0.3,
+    dropout: float = 0.5,
     epochs: int = 10,
     batch_size: int = 128,
     optimizer: optax.GradientTransformation | None = None,
@@ -83,6 +84,7 @@ def fit_classifier(
         hidden: units of dense layers for vectors, channels of 3x3 convolutions of stride 2 for images; none for a linear map.
         gaussian: of the rows; None for `jaxflows.metrics.fit_gaussian_pairs` of them, those without a label too.
         rank: how many leading directions of the Gaussian count, the others being alike; all where the event has no more.
+        dropout: chance of a feature of the last hidden layer to be left out of a step; of no effect without any.
         thinning: each step hides a share of what was observed of every row, uniform from 0 to this.
         epochs, batch_size, optimizer, learning_rate, ema_decay, checkpoint_dir, checkpoint_every, max_seconds, progress,
             metrics: as in `jaxflows.fit`.
@@ -108,6 +110,8 @@ def fit_classifier(
     options.check()
     if not 0.0 <= thinning < 1.0:
         raise ValueError(f"expected thinning in [0, 1); got {thinning}")
+    if not 0.0 <= dropout < 1.0:
+        raise ValueError(f"expected dropout in [0, 1); got {dropout}")
     if rank < 1:
         raise ValueError(f"expected rank >= 1; got {rank}")
     values, seen = checked_rows(rows, observed, None)
@@ -134,15 +138,15 @@ def fit_classifier(
 
     def loss(key: jax.Array, params: Any, batch: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
         y, m, label = batch
-        k_share, k_keep = jax.random.split(key)
+        k_share, k_keep, k_drop = jax.random.split(key, 3)
         share = thinning * jax.random.uniform(k_share, (len(y),) + (1,) * len(event_shape))
         thinned = m & (jax.random.uniform(k_keep, m.shape) >= share)
         t = jax.vmap(lambda y, m: inputs(moments, y, m, bool(hidden)))(y, thinned)
-        return head_loss(params, t, jnp.ones(len(t), bool), label)
+        return head_loss(params, t, jnp.ones(len(t), bool), label, dropout=(k_drop, dropout) if hidden else None)
 
     description = {
         "rows": digest(values), "mask": digest(seen), "labels": digest(known), "hidden": list(hidden), "thinning": thinning,
-        "rank": rank, "gaussian": digest(np.asarray(moments.mean)), **options.description(k_order, order),
+        "dropout": dropout, "rank": rank, "gaussian": digest(np.asarray(moments.mean)), **options.description(k_order, order),
     }  # fmt: skip
     ended = run(
         options, order, options.state(start, transformation),

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxflows.conditional.match_levels import match_levels
 from jaxflows.conditional.row_posteriors import rounded_slots
 from jaxflows.conditional.spreads import (
     Moments,
@@ -29,8 +30,6 @@ from jaxflows.progress import progress_bar
 
 # rows drawn at a time
 _AT_ONCE = 1024
-# between which the map of matched draws is linear
-_QUANTILES = 2001
 
 Bounds = tuple[int, int]
 
@@ -53,8 +52,8 @@ def gaussian_completions(
         rank: how many leading directions of the Gaussian count, the others being alike, where that is less than is hidden and
             less than is observed; None for all.
         matched: map what was drawn, from rank to rank, to the levels that observed entries have, all entries and rows taken
-            together: for entries of one kind that are missing at random (MCAR), as pixels. A Gaussian's grey about black and
-            white becomes black and white, nearer to the truth, and a row's draw depends on the other rows.
+            together (`jaxflows.match_levels`): for entries of one kind that are missing at random (MCAR), as pixels. A row's
+            draw then depends on the other rows.
         progress: show a bar.
 
     Raises:
@@ -84,7 +83,7 @@ def gaussian_completions(
         behind = gaussian.to_gaussian(np.where(observed, values, 0.0))
         drawn = gaussian_completions(key, gaussian.gaussian, behind, observed, rank=rank, progress=progress)
         filled = np.where(observed, values, gaussian.to_events(drawn))
-        return _matched(filled, observed) if matched else filled
+        return match_levels(filled, observed, filled[observed]) if matched and observed.any() else filled
     bounds = slots(observed)
     moments = mass_moments(gaussian, rank, bounds, jnp.float32)
     filled = np.empty_like(values)
@@ -98,16 +97,7 @@ def gaussian_completions(
             drawn = _draws(bounds, moments, keys, np.pad(rows, more), np.pad(seen, more, constant_values=True))
             filled[start : start + count] = drawn[:count]
             bar.update(count)
-    return _matched(filled, observed) if matched else filled
-
-
-def _matched(filled: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """Hidden entries mapped to the quantiles of the observed ones; as they are where all, or none, are observed."""
-    if observed.all() or not observed.any():
-        return filled
-    shares = np.linspace(0.0, 1.0, _QUANTILES)
-    levels = [np.quantile(filled[which], shares) for which in (~observed, observed)]
-    return np.where(observed, filled, np.interp(filled, *levels).astype(filled.dtype))
+    return match_levels(filled, observed, filled[observed]) if matched and observed.any() else filled
 
 
 def slots(observed: np.ndarray) -> Bounds:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from benchmarks.mnist_incomplete import QUICK, Problem, measured
+from benchmarks.incomplete_digits import Problem
+from benchmarks.mnist_incomplete import measured
+from benchmarks.mnist_sizes import QUICK
 from benchmarks.systems import SYSTEMS
 from jaxflows.data import load_digits_sample, mcar
 

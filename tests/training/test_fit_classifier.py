@@ -150,6 +150,7 @@ ROWS, OBSERVED, LABELS = two_gaussians(20, 7)
         ({"labels": np.zeros(20, int)}, "at least two classes"),
         ({"labels": np.full(20, -1)}, "at least two classes"),
         ({"thinning": 1.0}, "thinning in"),
+        ({"dropout": -0.1}, "dropout in"),
         ({"rank": 0}, "rank >= 1"),
         ({"hidden": (0,)}, "widths >= 1"),
         ({"epochs": 0}, "epochs >= 1"),
