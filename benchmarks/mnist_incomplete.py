@@ -15,8 +15,8 @@ without the noise of training (`jaxflows.denoise`). ``ours_by_class`` is the sam
 Gaussian for each class, as the labels say (`jaxflows.gaussian_completions`), and move in the last of every three epochs; draws
 are in antithetic pairs. Its classifier learns of completions that tell the class, which those of a test digit do not.
 ``ours_matched`` is that behind a map of grey levels (`jaxflows.metrics.fit_nonparanormal`); its first completions, and in the
-end its draws, though not their mean, have the levels of observed pixels (`jaxflows.match_levels`). Its classifier reads what was
-observed of a digit, and no completion (`jaxflows.fit_classifier`).
+end its draws, though not their mean, have the levels of observed pixels (`jaxflows.match_levels`). Its classifier reads what
+was observed of a digit, and no completion (`jaxflows.fit_classifier`).
 ``ours_amortised`` starts as the Gaussian of all digits (`jaxflows.gaussian_start`) and trains flow, network and classifier
 together from there, as the paper does (`jaxflows.fit_incomplete`).
 

@@ -114,7 +114,11 @@ def _check_labels(options: argparse.Namespace, model: Model) -> None:
         if options.labels_key is not None:
             raise CommandError("--labels-key: only with --labels")
         return
+    from jaxflows.conditional.row_classifier import RowClassifier
+
     by_network = model.incomplete is not None and model.incomplete.posterior is not None
+    if by_network and model.incomplete is not None and isinstance(model.incomplete.head, RowClassifier):
+        return
     if by_network and (options.posterior is None or options.posterior.family != "amortised"):
         raise CommandError("--labels: only with --posterior amortised, on whose draws a classifier is trained")
     if model.incomplete is None or model.incomplete.head is None:
@@ -184,7 +188,7 @@ def _scores(
         "converged": known_mean(result.info.converged[missing]),
     }  # fmt: skip
     if labels is not None and model.incomplete is not None:
-        right = predict_labels(model.flow, model.incomplete, result).argmax(axis=1) == labels
+        right = predict_labels(model.flow, model.incomplete, result, observed).argmax(axis=1) == labels
         line["accuracy"] = known_mean(right[labels >= 0].astype(float))
     if gaussian is None:
         return [line]

@@ -73,6 +73,8 @@ def run(options: argparse.Namespace) -> int:
         array = (array / options.scale).astype("float32")
     rows = fit_rows(array, options.data, array.shape[1:], options.rows, divisor, "its rows")
     labels = None if options.labels is None else read_labels(options.labels, options.labels_key, rows)
+    if labels is not None and options.head_reads == "observed" and len(set(labels[labels >= 0].tolist())) < 2:
+        raise CommandError(f"--labels {options.labels}: expected two classes at least for --head-reads observed; got fewer")
     notes, observed = list(rows.notes), None
     if options.bits is not None:
         notes = [f"{rows.source}: pixels of {options.bits} bits, spread evenly over their cells of [0, 1]"]
@@ -240,10 +242,11 @@ def _fit_jointly(
 
     settings = _settings(options)
     model, report = fit_incomplete(
-        jax.random.key(options.seed), flow, values, observed, labels=labels, head_hidden=options.head_hidden or (), **settings
+        jax.random.key(options.seed), flow, values, observed, **_head_options(options, labels), **settings
     )
+    model = _with_classifier(options, model, values, observed, labels)
     metadata = metadata | {
-        "labelled_rows": report.labelled_rows,
+        "labelled_rows": _labelled(labels),
         "epochs": settings["epochs"],
         "observed_share": float(observed.mean()),
         **_ran(report.run),
@@ -254,6 +257,36 @@ def _fit_jointly(
         f"{_held_out(report.run, ' (a bound)')}; {last.mean():.1%} of the last epoch's draws unsolved; "
         f"{report.empty_rows} rows with nothing observed skipped"
     )
+
+
+def _head_options(options: argparse.Namespace, labels: np.ndarray | None) -> dict[str, Any]:
+    """Of a classifier that is trained beside the flow."""
+    if labels is None or options.head_reads == "observed":
+        return {}
+    return {"labels": labels, "head_hidden": options.head_hidden or ()}
+
+
+def _labelled(labels: np.ndarray | None) -> int:
+    return 0 if labels is None else int((labels >= 0).sum())
+
+
+def _with_classifier(
+    options: argparse.Namespace, model: Any, values: np.ndarray, observed: np.ndarray, labels: np.ndarray | None
+) -> Any:
+    """The model with a classifier of what was observed, where that was asked for."""
+    if options.head_reads != "observed":
+        return model
+    import jax
+
+    from jaxflows.training.fit_classifier import fit_classifier
+
+    hidden = {} if options.head_hidden is None else {"hidden": options.head_hidden}
+    classifier, _ = fit_classifier(
+        jax.random.key(options.seed), values, observed, labels, **hidden, progress=not options.quiet,
+        max_seconds=None if options.minutes is None else 60 * options.minutes / 4,
+        checkpoint_dir=None if options.checkpoint is None else options.checkpoint / "classifier",
+    )  # fmt: skip
+    return model._replace(head=classifier)
 
 
 def _fit_by_moves(
@@ -268,10 +301,11 @@ def _fit_by_moves(
     settings = _settings(options)
     del settings["validation"]
     model, report = fit_by_moves(
-        jax.random.key(options.seed), flow, values, observed, labels=labels, head_hidden=options.head_hidden or (), **settings
+        jax.random.key(options.seed), flow, values, observed, **_head_options(options, labels), **settings
     )
+    model = _with_classifier(options, model, values, observed, labels)
     metadata = metadata | {
-        "labelled_rows": report.labelled_rows, "epochs": settings["epochs"], "observed_share": float(observed.mean()),
+        "labelled_rows": _labelled(labels), "epochs": settings["epochs"], "observed_share": float(observed.mean()),
         **_ran(report.run),
     }  # fmt: skip
     if model.head is None:

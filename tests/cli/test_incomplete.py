@@ -133,14 +133,14 @@ def test_completion_by_the_network(there):
     np.testing.assert_allclose(result["samples"], again.samples, rtol=1e-6)
 
 
-@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("labelled", ["completions", "observed", ""])
 def test_images_with_holes_train_a_whitened_flow_whose_completions_move_along(tmp_path, monkeypatch, capsys, labelled):
     monkeypatch.chdir(tmp_path)
     images = np.random.default_rng(0).integers(0, 256, (24, 8, 8)).astype(np.uint8)
     observed = np.random.default_rng(1).random(images.shape) < 0.6
     np.savez("holes.npz", images=images, observed=observed[..., None])
     np.save("classes.npy", (images[:, 0, 0] > 127).astype(int))
-    labels = ("--labels", "classes.npy", "--head-hidden", "2,3") if labelled else ()
+    labels = ("--labels", "classes.npy", "--head-hidden", "2,3", "--head-reads", labelled) if labelled else ()
     sizes = ("--flow", "whitened", "--hidden", "4", "--epochs", "2", "--batch-size", "8", "--metrics", "run.jsonl")
     holes = ("--key", "images", "--mask-key", "observed", "--output", "m.safetensors")
     assert main(["train", "--incomplete", "holes.npz", *holes, *sizes, *labels]) == 0
@@ -155,7 +155,9 @@ def test_images_with_holes_train_a_whitened_flow_whose_completions_move_along(tm
     if labelled:
         _, model, _ = load_incomplete("m.safetensors")
         assert model.posterior is None
-        assert model.head.params["hidden"]["1"]["kernel"].shape == (3, 3, 2, 3)
+        head = model.head.head if labelled == "observed" else model.head
+        assert head.params["hidden"]["1"]["kernel"].shape == (3, 3, 2, 3)
+        assert metadata["labelled_rows"] == 24
         np.save("three.npy", np.zeros(3, int))
         assert main([*scoring, "--labels", "three.npy", "--save", "scores.json"]) == 0
         assert 0 <= json.loads((tmp_path / "scores.json").read_text())[0]["accuracy"] <= 1
@@ -236,6 +238,7 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
         (("train", "test.csv", "--labels", "classes.csv"), "--labels: only with --incomplete"),
         (("train", "test.csv", "--head-hidden", "4"), "--head-hidden: only with --incomplete"),
         (("train", "--incomplete", "holes.csv", "--head-hidden", "4"), "--head-hidden: only with --labels"),
+        (("train", "--incomplete", "holes.csv", "--head-reads", "observed"), "--head-reads: only with --labels"),
         (
             ("train", "--incomplete", "holes.csv", "--labels", "test.csv"),
             "--labels test.csv: expected 64 labels, one for each row",
@@ -243,6 +246,10 @@ NEVER = "every column to be observed in some row; got none for column 1: nothing
         (
             ("train", "--incomplete", "holes.csv", "--labels", "half.csv"),
             "--labels half.csv, row 63: expected a whole number from",
+        ),
+        (
+            ("train", "--incomplete", "holes.csv", "--labels", "ones.csv", "--head-reads", "observed"),
+            "--labels ones.csv: expected two classes at least",
         ),
         (
             ("train", "--incomplete", "holes.csv", "--memory", "8"),
@@ -272,6 +279,7 @@ def test_refusals_are_one_line(there, capsys, arguments, message):
     write_csv(there / "never.csv", np.where([True, False, True], ROWS, np.nan))
     (there / "notes.jsonl").write_text("a note\n")
     (there / "half.csv").write_text("class\n" + 63 * "1\n" + "0.5\n")
+    (there / "ones.csv").write_text("class\n" + 64 * "1\n")
     if "plain.safetensors" in arguments:
         from jaxflows.persistence import save
 
