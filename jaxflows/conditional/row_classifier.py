@@ -10,6 +10,7 @@ the conditional mean of a Gaussian of the rows, what was observed, centred, and 
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from jaxflows.observation import mask
 from jaxflows.precision import full_precision
 
 # rows classified at a time
-_AT_ONCE = 256
+AT_ONCE = 256
 
 
 class RowClassifier(NamedTuple):
@@ -49,8 +50,8 @@ class RowClassifier(NamedTuple):
         """
         values, seen = checked_rows(rows, observed, self.moments.mean.shape)
         parts = []
-        for start in range(0, len(values), _AT_ONCE):
-            some = slice(start, start + _AT_ONCE)
+        for start in range(0, len(values), AT_ONCE):
+            some = slice(start, start + AT_ONCE)
             count = len(values[some])
             # one program for all but the last rows, and a power of two of those
             more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (values.ndim - 1)
@@ -98,13 +99,14 @@ def inputs(moments: Moments | Principal, y: jax.Array, observed: jax.Array, spat
     return jnp.stack(told, axis=0 if len(shape) == 1 else -1).reshape(shape)
 
 
+@functools.partial(jax.jit, static_argnums=0)
 @full_precision
-def inputs_of(moments: Moments | Principal, spatial: bool, rows: Any, observed: Any) -> jax.Array:
-    """`inputs` of rows (n, *event)."""
-    return jax.vmap(lambda y, m: inputs(moments, y, m, spatial))(jnp.asarray(rows), jnp.asarray(observed))
+def inputs_of(spatial: bool, moments: Moments | Principal, rows: Any, observed: Any) -> jax.Array:
+    """`inputs` of rows (n, *event). Memory: that of n rank d numbers."""
+    return jax.vmap(lambda y, m: inputs(moments, y, m, spatial))(rows, observed)
 
 
 @jax.jit
 def _chances(classifier: RowClassifier, rows: jax.Array, observed: jax.Array) -> jax.Array:
     spatial = reads_events(classifier.head.params)
-    return jax.nn.softmax(classifier.head.logits(inputs_of(classifier.moments, spatial, rows, observed)))
+    return jax.nn.softmax(classifier.head.logits(inputs_of(spatial, classifier.moments, rows, observed)))

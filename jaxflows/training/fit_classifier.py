@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxflows.conditional.row_classifier import RowClassifier, checked_rows, inputs, inputs_of, inputs_shape, reading_moments
+from jaxflows.conditional.call_record import digest_of
+from jaxflows.conditional.row_classifier import (
+    AT_ONCE,
+    RowClassifier,
+    checked_rows,
+    inputs,
+    inputs_of,
+    inputs_shape,
+    reading_moments,
+)
 from jaxflows.data.incomplete_rows import check_columns
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
@@ -63,7 +72,7 @@ def fit_classifier(
     epochs: int = 10,
     batch_size: int = 128,
     optimizer: optax.GradientTransformation | None = None,
-    learning_rate: float | None = 2e-3,
+    learning_rate: float | None = None,
     ema_decay: float = 0.99,
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int | None = None,
@@ -86,8 +95,9 @@ def fit_classifier(
         rank: how many leading directions of the Gaussian count, the others being alike; all where the event has no more.
         dropout: chance of a feature of the last hidden layer to be left out of a step; of no effect without any.
         thinning: each step hides a share of what was observed of every row, uniform from 0 to this.
-        epochs, batch_size, optimizer, learning_rate, ema_decay, checkpoint_dir, checkpoint_every, max_seconds, progress,
-            metrics: as in `jaxflows.fit`.
+        learning_rate: peak rate of the default optimizer, 2e-3 when None; not with ``optimizer``.
+        epochs, batch_size, optimizer, ema_decay, checkpoint_dir, checkpoint_every, max_seconds, progress, metrics: as in
+            `jaxflows.fit`. It trains on one device.
 
     Returns:
         ``(classifier, report)``; ``classifier.chances(rows, observed)`` are P(class | y_O).
@@ -103,8 +113,9 @@ def fit_classifier(
         >>> classifier, report = jf.fit_classifier(key, digits, observed, labels)
         >>> classes = classifier.chances(rows, seen).argmax(axis=1)
     """
+    rate = 2e-3 if learning_rate is None and optimizer is None else learning_rate
     options = RunOptions(
-        epochs, batch_size, optimizer, None if optimizer is not None else learning_rate, 0.02, 1.0, ema_decay, None, None,
+        epochs, batch_size, optimizer, rate, 0.02, 1.0, ema_decay, None, None,
         checkpoint_dir, checkpoint_every, max_seconds, progress, metrics, [jax.local_devices()[0]],
     )  # fmt: skip
     options.check()
@@ -146,7 +157,7 @@ def fit_classifier(
 
     description = {
         "rows": digest(values), "mask": digest(seen), "labels": digest(known), "hidden": list(hidden), "thinning": thinning,
-        "dropout": dropout, "rank": rank, "gaussian": digest(np.asarray(moments.mean)), **options.description(k_order, order),
+        "dropout": dropout, "rank": rank, "gaussian": digest_of(moments), **options.description(k_order, order),
     }  # fmt: skip
     ended = run(
         options, order, options.state(start, transformation),
@@ -155,7 +166,8 @@ def fit_classifier(
         None, description, "fit classifier",
     )  # fmt: skip
     some = order.epoch(0).reshape(-1)[:_FIRST_ROWS]
-    told = inputs_of(moments, bool(hidden), values[some], seen[some])
+    parts = [some[start : start + AT_ONCE] for start in range(0, len(some), AT_ONCE)]
+    told = jnp.concatenate([inputs_of(bool(hidden), moments, values[part], seen[part]) for part in parts])
     head = PredictionHead(ended.params, *weighted_moments(told, jnp.ones(len(told), told.dtype), ended.params))
     report = ClassifierReport(
         np.asarray(ended.done.losses), ended.done.seconds, str(ended.done.finished), ended.resumed_at, len(values)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jax
 import numpy as np
+import optax
 import pytest
 from scipy.stats import norm
 
@@ -151,6 +152,7 @@ ROWS, OBSERVED, LABELS = two_gaussians(20, 7)
         ({"labels": np.full(20, -1)}, "at least two classes"),
         ({"thinning": 1.0}, "thinning in"),
         ({"dropout": -0.1}, "dropout in"),
+        ({"optimizer": optax.adam(1e-3), "learning_rate": 1e-3}, "got both"),
         ({"rank": 0}, "rank >= 1"),
         ({"hidden": (0,)}, "widths >= 1"),
         ({"epochs": 0}, "epochs >= 1"),
