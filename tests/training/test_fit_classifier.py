@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import jax
 import numpy as np
 import optax
@@ -99,19 +101,23 @@ def test_events_of_every_rank_are_classified(shape):
 def test_a_run_taken_up_from_a_checkpoint_is_the_whole_run_bit_for_bit(tmp_path):
     rows, observed, labels = two_gaussians(200, 5)
 
-    def run(folder, epochs_seen=None, **others):
+    def run(**others):
         settings = {"hidden": (4,), "epochs": 4, "batch_size": 50, "progress": False, "checkpoint_every": 5}
-        return fit_classifier(KEY, rows, observed, labels, checkpoint_dir=folder, **settings | others)
+        return fit_classifier(KEY, rows, observed, labels, checkpoint_dir=tmp_path, **settings | others)
 
-    whole, report = run(tmp_path / "whole")
-    kept = sorted((tmp_path / "whole").iterdir())
-    assert report.resumed_at == 0
-    again, resumed = run(tmp_path / "whole")
-    assert resumed.resumed_at == len(report.losses) == 4 * (np.sum(observed.any(axis=1)) // 50)
+    whole, report = run()
+    steps = 4 * (np.sum(observed.any(axis=1)) // 50)
+    assert (report.resumed_at, len(report.losses)) == (0, steps)
+    last = max(tmp_path.glob("[0-9]*"), key=lambda path: int(path.name))
+    shutil.rmtree(last)
+    again, resumed = run()
+    assert 0 < resumed.resumed_at < steps
+    np.testing.assert_array_equal(resumed.losses, report.losses)
     np.testing.assert_array_equal(whole.chances(rows, observed), again.chances(rows, observed))
-    assert sorted((tmp_path / "whole").iterdir()) == kept
     with pytest.raises(ForeignCheckpointError):
-        run(tmp_path / "whole", thinning=0.1)
+        run(thinning=0.1)
+    with pytest.raises(ForeignCheckpointError, match="gaussian"):
+        run(gaussian=Gaussian((4,), np.zeros(4), np.eye(4)))
 
 
 @pytest.mark.parametrize(("hidden", "rank"), [((8,), 2), ((), 4)])
