@@ -116,12 +116,11 @@ def _check_labels(options: argparse.Namespace, model: Model) -> None:
         return
     from jaxflows.conditional.row_classifier import RowClassifier
 
-    by_network = model.incomplete is not None and model.incomplete.posterior is not None
-    if by_network and model.incomplete is not None and isinstance(model.incomplete.head, RowClassifier):
-        return
-    if by_network and (options.posterior is None or options.posterior.family != "amortised"):
+    trained = model.incomplete
+    of_draws = trained is not None and trained.posterior is not None and not isinstance(trained.head, RowClassifier)
+    if of_draws and (options.posterior is None or options.posterior.family != "amortised"):
         raise CommandError("--labels: only with --posterior amortised, on whose draws a classifier is trained")
-    if model.incomplete is None or model.incomplete.head is None:
+    if trained is None or trained.head is None:
         raise CommandError(
             f"--labels: --model {model.name} has no classifier; 'jaxflows train --incomplete --labels' trains one"
         )

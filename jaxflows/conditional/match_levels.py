@@ -33,7 +33,7 @@ def match_levels(draws: Any, observed: Any, levels: Any) -> np.ndarray:
         Draws of the same shape and dtype. Each depends on the other rows, more of which make a better map.
 
     Raises:
-        ValueError: a mask that does not fit, or levels that are none, or not finite.
+        ValueError: draws that are no floats, a mask that does not fit, or levels that are none, or not finite.
 
     Cost: a sort of all entries.
 
@@ -50,7 +50,7 @@ def match_levels(draws: Any, observed: Any, levels: Any) -> np.ndarray:
     if each and (draws.ndim < 2 or draws.shape[:1] + draws.shape[2:] != observed.shape):
         raise ValueError(f"expected draws (n, *event) or (n, S, *event) of masks {observed.shape}; got {draws.shape}")
     if not levels.size or not np.all(np.isfinite(levels)):
-        raise ValueError(f"expected finite levels of observed entries; got {levels.size} of which some are not, or none")
+        raise ValueError(f"expected finite levels of observed entries; got {'none' if not levels.size else 'others'}")
     hidden = ~np.broadcast_to(observed[:, None] if each else observed, draws.shape) & np.isfinite(draws)
     if not hidden.any():
         return draws

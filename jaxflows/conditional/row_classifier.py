@@ -18,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxflows.conditional.spreads import Moments, Principal, conditional_spread, gaussian_completion, moments_of, principal_of
-from jaxflows.data.incomplete_rows import check_finite, with_holes
-from jaxflows.metrics.gaussian_baseline import Gaussian
+from jaxflows.conditional.spreads import Moments, Principal, conditional_spread, gaussian_completion
+from jaxflows.data.incomplete_rows import check_finite, filled_up, with_holes
 from jaxflows.networks.prediction_head import PredictionHead, reads_events
 from jaxflows.observation import mask
 from jaxflows.precision import full_precision
@@ -52,10 +51,7 @@ class RowClassifier(NamedTuple):
         parts = []
         for start in range(0, len(values), AT_ONCE):
             some = slice(start, start + AT_ONCE)
-            count = len(values[some])
-            # one program for all but the last rows, and a power of two of those
-            more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (values.ndim - 1)
-            parts.append(np.asarray(_chances(self, np.pad(values[some], more), np.pad(seen[some], more)))[:count])
+            parts.append(np.asarray(_chances(self, *filled_up(values[some], seen[some])))[: len(values[some])])
         return np.concatenate(parts) if parts else np.zeros((0, self.head.params["weight"].shape[-1]), np.float32)
 
 
@@ -70,15 +66,6 @@ def checked_rows(rows: Any, observed: Any, shape: tuple[int, ...] | None) -> tup
     values = values.astype(jnp.result_type(float))
     check_finite(values)
     return values, seen
-
-
-def reading_moments(gaussian: Gaussian, rank: int) -> Moments | Principal:
-    """Of a Gaussian, or of its leading ``rank`` directions where it has more."""
-    mean, covariance = gaussian.mean.reshape(gaussian.event_shape), gaussian.factor @ gaussian.factor.T
-    dtype = jnp.result_type(float)
-    if rank < math.prod(gaussian.event_shape):
-        return principal_of(mean, covariance, rank, dtype)
-    return moments_of(jnp.asarray(mean, dtype), jnp.asarray(covariance, dtype))
 
 
 def inputs_shape(event_shape: tuple[int, ...], spatial: bool) -> tuple[int, ...]:

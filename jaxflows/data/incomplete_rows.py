@@ -35,6 +35,13 @@ def check_finite(values: np.ndarray) -> None:
         raise ValueError(f"expected finite observed entries; got others, first in row {row}")
 
 
+def filled_up(rows: np.ndarray, observed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A power of two of rows (n, *event) and masks, lest every n be compiled for; those added are 0, all observed."""
+    count = len(rows)
+    more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (rows.ndim - 1)
+    return np.pad(rows, more), np.pad(observed, more, constant_values=True)
+
+
 def check_columns(rows: np.ndarray, observed: np.ndarray, *, constants: bool) -> None:
     """Raise ValueError when a column was never observed or, unless ``constants`` are allowed, never took a second value."""
     never = np.argwhere(~observed.any(axis=0))

@@ -6,6 +6,7 @@ rows with fewer entries than any has.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -23,13 +24,13 @@ from jaxflows.conditional.row_classifier import (
     inputs,
     inputs_of,
     inputs_shape,
-    reading_moments,
 )
 from jaxflows.data.incomplete_rows import check_columns
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.gaussian_pairs import fit_gaussian_pairs
 from jaxflows.networks.prediction_head import PredictionHead, check_head, fresh_head, head_loss, weighted_moments
 from jaxflows.precision import full_precision
+from jaxflows.training.gaussian_completions import mass_moments
 from jaxflows.training.incomplete_data import checked_labels
 from jaxflows.training.loop import RunOptions, run
 from jaxflows.training.metrics_writers import MetricsWriter
@@ -139,7 +140,9 @@ def fit_classifier(
     classes = len(np.unique(known[used]))
     if classes < 2:
         raise ValueError(f"expected labels of at least two classes on rows with something observed; got {classes}")
-    moments = reading_moments(fit_gaussian_pairs(values, seen) if gaussian is None else gaussian, rank)
+    gaussian = fit_gaussian_pairs(values, seen) if gaussian is None else gaussian
+    size = math.prod(event_shape)
+    moments = mass_moments(gaussian, rank, (size, size), jnp.result_type(float))
     values, seen, known = values[used], seen[used], known[used]
 
     k_init, k_order, k_step = jax.random.split(key, 3)

@@ -21,7 +21,7 @@ from jaxflows.conditional.spreads import (
     moments_of,
     principal_of,
 )
-from jaxflows.data.incomplete_rows import check_finite, with_holes
+from jaxflows.data.incomplete_rows import check_finite, filled_up, with_holes
 from jaxflows.metrics.gaussian_baseline import Gaussian
 from jaxflows.metrics.nonparanormal import Nonparanormal
 from jaxflows.observation import mask
@@ -89,13 +89,11 @@ def gaussian_completions(
     filled = np.empty_like(values)
     with progress_bar(len(values), description="completions", unit="row", show=progress) as bar:
         for start in range(0, len(values), _AT_ONCE):
-            rows, seen = values[start : start + _AT_ONCE], observed[start : start + _AT_ONCE]
-            count = len(rows)
-            # a power of two of them, lest every number of rows be compiled for; what is too many is all observed
-            more = [(0, (1 << (count - 1).bit_length()) - count)] + [(0, 0)] * (rows.ndim - 1)
-            keys = jax.random.split(jax.random.fold_in(key, start), count + more[0][1])
-            drawn = _draws(bounds, moments, keys, np.pad(rows, more), np.pad(seen, more, constant_values=True))
-            filled[start : start + count] = drawn[:count]
+            some = slice(start, start + _AT_ONCE)
+            rows, seen = filled_up(values[some], observed[some])
+            keys = jax.random.split(jax.random.fold_in(key, start), len(rows))
+            count = len(filled[some])
+            filled[some] = _draws(bounds, moments, keys, rows, seen)[:count]
             bar.update(count)
     return match_levels(filled, observed, filled[observed]) if matched and observed.any() else filled
 
